@@ -1,0 +1,54 @@
+// Bundles each program of this repository into its package's dist/ with esbuild: workspace code inlined,
+// npm packages left outside. The bins call `buildIfStale` so that a fresh checkout runs without a build step.
+import { existsSync, readdirSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { build } from 'esbuild'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+
+/** Every program: the package it belongs to and its entry files, relative to that package. */
+const programs = {
+  tidebase: ['src/main.ts'],
+}
+
+function newest(dir) {
+  let latest = 0
+  for (const entry of readdirSync(dir, { withFileTypes: true, recursive: true })) {
+    if (entry.isFile()) latest = Math.max(latest, statSync(join(entry.parentPath, entry.name)).mtimeMs)
+  }
+  return latest
+}
+
+/** Builds the program `name` when any workspace source is newer than its bundle. */
+export async function buildIfStale(name) {
+  const dir = join(root, 'packages', name)
+  const outputs = programs[name].map((entry) => join(dir, 'dist', entry.replace(/^.*\//, '').replace(/\.ts$/, '.js')))
+  const built = Math.min(...outputs.map((file) => (existsSync(file) ? statSync(file).mtimeMs : 0)))
+  const sources = readdirSync(join(root, 'packages')).map((each) => join(root, 'packages', each, 'src'))
+  if (built > Math.max(...sources.filter(existsSync).map(newest))) return
+  await build({
+    absWorkingDir: dir,
+    entryPoints: programs[name],
+    outdir: 'dist',
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    target: 'node20',
+    conditions: ['source'],
+    sourcemap: true,
+    logLevel: 'warning',
+    plugins: [
+      {
+        name: 'npm-packages-outside',
+        setup(build) {
+          build.onResolve({ filter: /^[^./]/ }, ({ path, kind }) =>
+            kind === 'entry-point' || path.startsWith('@tidebase/') ? undefined : { path, external: true },
+          )
+        },
+      },
+    ],
+  })
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) for (const name of Object.keys(programs)) await buildIfStale(name)
