@@ -51,4 +51,5 @@ export async function buildIfStale(name) {
   })
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) for (const name of Object.keys(programs)) await buildIfStale(name)
+if (process.argv[1] === fileURLToPath(import.meta.url))
+  for (const name of Object.keys(programs)) await buildIfStale(name)

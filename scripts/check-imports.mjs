@@ -39,12 +39,15 @@ for (const [name, rule] of Object.entries(allowed)) {
       const sole = soleImporter[path]
       if (sole && at !== sole[0]) breaches.push(`${at} imports ${path}: only ${sole[0]} may (${sole[1]})`)
       if (path.startsWith('.')) {
-        if (relative(dir, join(file, '..', path)).startsWith('..')) breaches.push(`${at} reaches out of its package: ${path}`)
+        if (relative(dir, join(file, '..', path)).startsWith('..'))
+          breaches.push(`${at} reaches out of its package: ${path}`)
         continue
       }
       const target = ours.exec(path)?.[1]
       if (!target || [...rule.from, ...(rule.extra?.[inside] ?? [])].includes(target)) continue
-      breaches.push(`${at} imports ${target}: packages/${name} may import ${rule.from.join(', ') || 'no other package'}`)
+      breaches.push(
+        `${at} imports ${target}: packages/${name} may import ${rule.from.join(', ') || 'no other package'}`,
+      )
     }
   }
 }
