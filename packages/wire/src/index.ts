@@ -1,0 +1,58 @@
+// Tidebase's contract as data. Everything about a noun is in its file; `routes` is all of it.
+import { createChild } from './children.ts'
+import { getRun } from './detail.ts'
+import { streamEvents } from './events.ts'
+import { beginGate, getGate, resolveGate } from './gates.ts'
+import { health, openapi } from './operations.ts'
+import { claim, configureQueue, enqueue, listQueues } from './queues.ts'
+import { beginRun, cancelRun, completeRun, createRun, failRun, heartbeatRun, listRuns, recoverRun } from './runs.ts'
+import { deleteSchedule, listSchedules, putSchedule } from './schedules.ts'
+import { createSnapshot, listSnapshots, listStateVersions, patchState, saveState, setState } from './state.ts'
+import { beginStep, completeStep, failStep, recordStep } from './steps.ts'
+import { recordUsage } from './usage.ts'
+
+/** Every route of the contract, by the name of its operation. */
+export const routes = {
+  health,
+  openapi,
+  createRun,
+  listRuns,
+  getRun,
+  beginRun,
+  heartbeatRun,
+  completeRun,
+  failRun,
+  cancelRun,
+  recoverRun,
+  streamEvents,
+  beginStep,
+  recordStep,
+  completeStep,
+  failStep,
+  setState,
+  patchState,
+  saveState,
+  listStateVersions,
+  createSnapshot,
+  listSnapshots,
+  beginGate,
+  getGate,
+  resolveGate,
+  createChild,
+  recordUsage,
+  enqueue,
+  claim,
+  listQueues,
+  configureQueue,
+  putSchedule,
+  listSchedules,
+  deleteSchedule,
+}
+export type Routes = typeof routes
+export type RouteName = keyof Routes
+
+export { type ContractOptions, type ResumeDecision, resumeContract, resumeDecision, stableJson } from './contract.ts'
+export { type ErrorBody, type ErrorCode, type ErrorMeaning, errorCodes, type Issue } from './errors.ts'
+export { Event, EventType } from './events.ts'
+export { openApiDocument } from './openapi.ts'
+export type { BodyOf, ParamsOf, QueryOf, ReplyOf, Route, Scope } from './route.ts'

@@ -1,0 +1,80 @@
+// Queues: a job is a run that waits to be claimed.
+import { z } from 'zod'
+import { LeaseOwner, Name, WebUrl } from './json.ts'
+import { route } from './route.ts'
+import { JobOptions, NewRun, Run } from './runs.ts'
+import { Checkpoint } from './steps.ts'
+
+export const QueueConfig = z
+  .object({
+    name: z.string(),
+    concurrency: z.int().nullable(),
+    ratePerMinute: z.int().nullable(),
+    invokeUrl: z.string().nullable(),
+  })
+  .meta({ id: 'QueueConfig' })
+
+export const Queue = z
+  .object({
+    name: z.string(),
+    queued: z.int(),
+    running: z.int(),
+    failed: z.int(),
+    completed: z.int(),
+    cancelled: z.int(),
+    config: QueueConfig.nullable(),
+  })
+  .meta({ id: 'Queue' })
+
+export const enqueue = route({
+  method: 'POST',
+  path: '/queues/:queue/enqueue',
+  summary: 'Create a run that waits in a queue. At most one active run has a given `dedupeKey`.',
+  scopes: ['worker', 'enqueue'],
+  body: NewRun.extend(JobOptions.shape).extend({ workflowName: Name }),
+  reply: z.object({ run: Run, deduplicated: z.boolean() }),
+  errors: ['run_conflict', 'webhook_target_refused'],
+})
+
+export const claim = route({
+  method: 'POST',
+  path: '/queues/claim',
+  summary: 'Take ready runs, by priority and then by time. With `waitMs` the answer waits until there is one.',
+  scopes: ['worker'],
+  body: z.object({
+    queues: z.array(Name).min(1).max(100),
+    leaseOwner: LeaseOwner.nullish(),
+    limit: z.int().min(1).max(100).nullish(),
+    waitMs: z.int().min(0).max(30_000).nullish(),
+    include: z.array(z.enum(['checkpoints'])).nullish(),
+  }),
+  reply: z.object({
+    runs: z.array(Run),
+    leaseOwner: z.string(),
+    checkpoints: z.record(z.string(), z.array(Checkpoint)).optional().describe('By run id, when asked for'),
+  }),
+  errors: [],
+})
+
+export const listQueues = route({
+  method: 'GET',
+  path: '/queues',
+  summary: 'Every queue that has runs or a configuration, with its counts.',
+  scopes: ['worker', 'read'],
+  reply: z.object({ queues: z.array(Queue) }),
+  errors: [],
+})
+
+export const configureQueue = route({
+  method: 'PUT',
+  path: '/queues/:queue/config',
+  summary: 'Set a queue’s caps and push address. An absent field keeps its value, null clears it.',
+  scopes: [],
+  body: z.object({
+    concurrency: z.int().min(1).max(1_000_000).nullish(),
+    ratePerMinute: z.int().min(1).max(100_000_000).nullish(),
+    invokeUrl: WebUrl.nullish(),
+  }),
+  reply: z.object({ config: QueueConfig }),
+  errors: ['webhook_target_refused'],
+})
