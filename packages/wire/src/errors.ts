@@ -110,6 +110,11 @@ export const errorCodes = define({
     meaning: 'The run is already completed.',
     hint: 'Nothing to do: its result is recorded.',
   },
+  dedupe_conflict: {
+    status: 409,
+    meaning: 'Another active run of the queue holds this run’s dedupe key.',
+    hint: 'Wait until that run has ended, or work on it instead; GET /runs?queue=… shows it.',
+  },
   run_conflict: {
     status: 409,
     meaning: 'Another run already has this id.',
@@ -119,11 +124,6 @@ export const errorCodes = define({
     status: 409,
     meaning: 'The lease is not yours any more.',
     hint: 'Stop working: another worker took over. Nothing you write is accepted until you begin again.',
-  },
-  step_finished: {
-    status: 409,
-    meaning: 'The step is already completed.',
-    hint: 'Begin it again to read its recorded output.',
   },
   gate_resolved: {
     status: 409,

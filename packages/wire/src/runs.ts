@@ -111,7 +111,7 @@ export const beginRun = route({
     leaseOwner: z.string().nullable(),
     checkpoints: z.array(Checkpoint).optional(),
   }),
-  errors: ['run_not_found', 'run_cancelled', 'run_leased'],
+  errors: ['run_not_found', 'run_cancelled', 'run_leased', 'dedupe_conflict'],
 })
 
 export const heartbeatRun = route({

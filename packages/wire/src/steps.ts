@@ -88,7 +88,7 @@ export const beginStep = route({
     }),
     z.object({ action: z.literal('cancelled') }),
   ]),
-  errors: ['run_not_found'],
+  errors: ['run_not_found', 'run_completed'],
 })
 
 export const completeStep = route({
@@ -98,7 +98,7 @@ export const completeStep = route({
   scopes: ['worker'],
   body: z.object({ leaseOwner: LeaseOwner, output: Json.optional() }),
   reply: z.object({ step: Step }),
-  errors: ['run_not_found', 'step_not_found', 'run_cancelled', 'lease_lost', 'step_finished'],
+  errors: ['run_not_found', 'step_not_found', 'run_cancelled', 'lease_lost'],
 })
 
 export const failStep = route({
@@ -113,7 +113,7 @@ export const failStep = route({
     resumeDecision: ResumeDecision.nullish(),
   }),
   reply: z.object({ step: Step }),
-  errors: ['run_not_found', 'step_not_found', 'run_cancelled', 'lease_lost', 'step_finished'],
+  errors: ['run_not_found', 'step_not_found', 'run_cancelled', 'lease_lost'],
 })
 
 export const recordStep = route({

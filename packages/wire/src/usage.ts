@@ -1,6 +1,6 @@
 // Usage: an append-only ledger of tokens and money per run.
 import { z } from 'zod'
-import { Json, JsonObject, Text, Timestamp } from './json.ts'
+import { Id, Json, JsonObject, Text, Timestamp } from './json.ts'
 import { route } from './route.ts'
 
 export const Usage = z
@@ -31,6 +31,7 @@ export const recordUsage = route({
   summary: 'Append to the run’s ledger. `totalTokens` defaults to input plus output.',
   scopes: ['worker'],
   body: z.object({
+    id: Id('use').nullish().describe('Chosen by the caller, so that a repeated call is counted once'),
     stepId: z.string().max(100).nullish(),
     kind: Text.min(1).nullish(),
     provider: Text.nullish(),

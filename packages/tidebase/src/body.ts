@@ -1,0 +1,129 @@
+// Request bodies: from bytes to checked JSON. What Postgres could not store, or what would be stored as something
+// else, is refused here with its path, before any statement sees it.
+import type { Issue } from '@tidebase/wire'
+import type { z } from 'zod'
+import { ApiError } from './errors.ts'
+
+const maxDepth = 200
+const decoder = new TextDecoder('utf-8', { fatal: true })
+
+/**
+ * The JSON of a request.
+ *
+ * @param limit bytes
+ * @returns the value; an empty body counts as `{}`
+ * @throws ApiError `body_too_large`, `unsupported_media_type`, `invalid_json`, `invalid_body`
+ */
+export async function readJson(request: Request, limit: number): Promise<unknown> {
+  const bytes = await readBytes(request, limit)
+  if (bytes.byteLength === 0) return {}
+  const type = request.headers.get('content-type') ?? ''
+  if (!/^application\/(?:[\w.+-]*\+)?json\s*(?:;|$)/i.test(type)) {
+    throw new ApiError('unsupported_media_type', `The body must be JSON, not ${JSON.stringify(type.slice(0, 80))}.`)
+  }
+  let text: string
+  try {
+    text = decoder.decode(bytes)
+  } catch {
+    throw new ApiError('invalid_json', 'The body is not valid UTF-8.')
+  }
+  checkDepth(text)
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch (error) {
+    const where = error instanceof Error ? error.message : String(error)
+    throw new ApiError('invalid_json', `The body is not valid JSON: ${where.slice(0, 200)}.`)
+  }
+  // Only texts that contain one of these can hold something that must be refused; the walk is for naming the place.
+  if (/\\u0000|\\ud[89a-f]|__proto__/i.test(text)) {
+    const issues: Issue[] = []
+    findUnstorable(value, '', issues)
+    if (issues.length > 0) throw invalidBody(issues)
+  }
+  return value
+}
+
+async function readBytes(request: Request, limit: number): Promise<ArrayBuffer | Uint8Array> {
+  const tooLarge = () => new ApiError('body_too_large', `The body is larger than ${limit} bytes.`)
+  const declared = request.headers.get('content-length')
+  if (declared !== null) {
+    if (Number(declared) > limit) throw tooLarge()
+    return request.arrayBuffer()
+  }
+  if (!request.body) return new Uint8Array()
+  const chunks: Uint8Array[] = []
+  let size = 0
+  for await (const chunk of request.body) {
+    size += chunk.byteLength
+    if (size > limit) throw tooLarge()
+    chunks.push(chunk)
+  }
+  return Buffer.concat(chunks)
+}
+
+/** Refuses JSON nested deeper than any parser behind us takes, without parsing it. */
+function checkDepth(text: string): void {
+  if (text.length < maxDepth * 2) return
+  let depth = 0
+  let inString = false
+  for (let at = 0; at < text.length; at++) {
+    const code = text.charCodeAt(at)
+    if (inString) {
+      if (code === 92) at++
+      else if (code === 34) inString = false
+    } else if (code === 34) inString = true
+    else if (code === 91 || code === 123) {
+      if (++depth > maxDepth) {
+        throw new ApiError('invalid_json', `The body is nested deeper than ${maxDepth} levels, at position ${at}.`)
+      }
+    } else if (code === 93 || code === 125) depth--
+  }
+}
+
+function findUnstorable(value: unknown, path: string, issues: Issue[]): void {
+  if (issues.length >= 20) return
+  if (typeof value === 'string') checkText(value, path, issues)
+  else if (Array.isArray(value)) value.forEach((item, n) => findUnstorable(item, `${path}[${n}]`, issues))
+  else if (value !== null && typeof value === 'object') {
+    for (const [key, item] of Object.entries(value)) {
+      const inside = path === '' ? key : `${path}.${key}`
+      if (key === '__proto__') issues.push({ path: inside, message: 'the key __proto__ is not allowed' })
+      checkText(key, inside, issues)
+      findUnstorable(item, inside, issues)
+    }
+  }
+}
+
+function checkText(text: string, path: string, issues: Issue[]): void {
+  if (text.includes('\0')) issues.push({ path, message: 'contains the character NUL, which Postgres cannot store' })
+  else if (!text.isWellFormed()) issues.push({ path, message: 'contains half of a surrogate pair' })
+}
+
+/** Checks a value against a schema. @throws ApiError with `code` and one issue per bad field */
+export function check<Schema extends z.ZodType>(
+  schema: Schema,
+  value: unknown,
+  code: 'invalid_body' | 'invalid_query',
+): z.output<Schema> {
+  const parsed = schema.safeParse(value)
+  if (parsed.success) return parsed.data
+  const issues = parsed.error.issues.map(({ path, message }) => ({ path: jsonPath(path), message }))
+  throw code === 'invalid_body' ? invalidBody(issues) : new ApiError(code, undefined, { issues })
+}
+
+function invalidBody(issues: Issue[]): ApiError {
+  const [first] = issues
+  const where = first?.path ? `${first.path}: ` : ''
+  return new ApiError('invalid_body', `The body does not match the schema: ${where}${first?.message ?? 'invalid'}.`, {
+    issues,
+  })
+}
+
+function jsonPath(path: PropertyKey[]): string {
+  return path.reduce<string>(
+    (text, part) =>
+      typeof part === 'number' ? `${text}[${part}]` : text === '' ? String(part) : `${text}.${String(part)}`,
+    '',
+  )
+}

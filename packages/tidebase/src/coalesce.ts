@@ -1,0 +1,199 @@
+// Calls that arrive together leave together.
+//
+// A statement is set-based: it takes a JSON array of calls and answers one row per call. Its coalescer collects the
+// calls of one turn of the event loop, or those that arrive while earlier ones are under way, and sends them as one
+// statement: no timer, so an idle server adds no delay, and group commit under load. One call is a batch of one.
+//
+// Invariants:
+// - At most `lanes` statements of a kind are under way.
+// - A run is in one batch at a time within this process. Batches of other servers may still hold its row; a statement
+//   notices that the row changed between its snapshot and its lock and answers `again`. Such a call did nothing and
+//   joins the next batch.
+// - A caller's fault is never another's: when Postgres refuses a batch, its calls are tried one by one.
+// - Deadlock victims are tried again. A lost connection is not: nobody knows what became of the statement, so the
+//   callers are told (503), and every operation may be repeated safely.
+import { setImmediate } from 'node:timers'
+import { type Database, DatabaseError } from './db.ts'
+import { ApiError } from './errors.ts'
+
+/** A set-based statement. `Call` is one call as JSON, `Row` one answer. */
+export interface Statement<Call extends object, Row extends object> {
+  name: string
+  /** SQL with one parameter `$1`: the calls as JSON text, each with its position `i`. Answers a row or more per `i`. */
+  text: string
+  /** Phantom types, so that a statement knows its calls and rows. Never read. */
+  call?: Call
+  row?: Row
+}
+
+/** What every answer carries: which call it is for and what happened to it; `again` means nothing did. */
+export interface Answer {
+  i: number
+  action: string
+}
+
+/**
+ * Makes a statement out of its SQL.
+ *
+ * @param name unique; also the name of the prepared statement
+ * @param columns of the `calls` table the SQL reads, as `name type`; `i` is added
+ * @param body what follows `with calls as (…),`
+ */
+export function statement<Call extends object, Row extends object>(
+  name: string,
+  columns: string[],
+  body: string,
+): Statement<Call, Row & Answer> {
+  const recordset = ['i integer', ...columns].join(', ')
+  return {
+    name,
+    // A text parameter: the driver would serialise a json one a second time.
+    text: `with calls as materialized (select * from json_to_recordset($1::text::json) as c(${recordset})),\n${body}`,
+  }
+}
+
+interface Pending {
+  call: object
+  /** The run it touches, so that no two batches hold it at once; none for calls that touch no existing run. */
+  run: string | undefined
+  tries: number
+  /** Alone after a refusal: must not take others down. */
+  alone: boolean
+  resolve(rows: Answer[]): void
+  reject(error: unknown): void
+}
+
+const maxBatch = 256
+const maxTries = 200
+
+/** The coalescers of one server: one per statement. */
+export class Coalescers {
+  readonly #db: Database
+  readonly #lanes: number
+  readonly #lanesByKey = new Map<string, Lane>()
+  readonly #busyRuns = new Set<string>()
+
+  /** @param lanes how many statements of a kind may be under way at once */
+  constructor(db: Database, lanes = 2) {
+    this.#db = db
+    this.#lanes = lanes
+  }
+
+  /**
+   * Runs one call of a statement, together with others.
+   *
+   * @param group calls of different groups never share a batch
+   * @returns the call's rows, at least one
+   * @throws ApiError `database_unavailable`; `contention` when its run never held still
+   * @throws DatabaseError what Postgres refused this very call for
+   */
+  submit<Call extends object, Row extends Answer>(of: Statement<Call, Row>, call: Call, group = ''): Promise<Row[]> {
+    const key = group ? `${of.name} ${group}` : of.name
+    let lane = this.#lanesByKey.get(key)
+    if (!lane) {
+      lane = { key, statement: of, pending: [], underWay: 0, scheduled: false }
+      this.#lanesByKey.set(key, lane)
+    }
+    const mine = lane
+    return new Promise<Row[]>((resolve, reject) => {
+      // The statement's own SQL decides the row's shape; this is where its type is taken at its word.
+      mine.pending.push({
+        call,
+        run: runOf(call),
+        tries: 0,
+        alone: false,
+        resolve: resolve as (rows: Answer[]) => void,
+        reject,
+      })
+      this.#schedule(mine)
+    })
+  }
+
+  #schedule(lane: Lane): void {
+    if (lane.scheduled || lane.underWay >= this.#lanes || lane.pending.length === 0) return
+    lane.scheduled = true
+    // After this turn's sockets were read: requests that came in together share a batch.
+    setImmediate(() => {
+      lane.scheduled = false
+      while (lane.underWay < this.#lanes && this.#send(lane)) {}
+    })
+  }
+
+  /** Sends the calls whose runs are free. Returns whether there were any. */
+  #send(lane: Lane): boolean {
+    const batch: Pending[] = []
+    const later: Pending[] = []
+    const runs = new Set<string>()
+    for (const item of lane.pending) {
+      const { run } = item
+      const free = run === undefined || runs.has(run) || !this.#busyRuns.has(run)
+      if (!free || batch.length >= maxBatch || batch[0]?.alone || (item.alone && batch.length > 0)) {
+        later.push(item)
+        continue
+      }
+      batch.push(item)
+      if (run !== undefined) {
+        runs.add(run)
+        this.#busyRuns.add(run)
+      }
+    }
+    if (batch.length === 0) return false
+    lane.pending = later
+    lane.underWay++
+    void this.#run(lane, batch).finally(() => {
+      lane.underWay--
+      for (const run of runs) this.#busyRuns.delete(run)
+      if (lane.underWay === 0 && lane.pending.length === 0) this.#lanesByKey.delete(lane.key)
+      // A run that is free now may be what another statement's call waits for.
+      for (const each of this.#lanesByKey.values()) this.#schedule(each)
+    })
+    return true
+  }
+
+  async #run(lane: Lane, batch: Pending[]): Promise<void> {
+    let rows: Answer[]
+    try {
+      const calls = JSON.stringify(batch.map(({ call }, i) => ({ i, ...call })))
+      rows = await this.#db.hot.query<Answer>(lane.statement, [calls])
+    } catch (error) {
+      this.#refused(lane, batch, error)
+      return
+    }
+    const answers = batch.map((): Answer[] => [])
+    for (const row of rows) answers[row.i]?.push(row)
+    batch.forEach((item, i) => {
+      const mine = answers[i] ?? []
+      if (mine.length === 0) item.reject(new Error(`${lane.statement.name} did not answer call ${i}`))
+      else if (mine[0]?.action === 'again') this.#again(lane, item)
+      else item.resolve(mine)
+    })
+  }
+
+  #refused(lane: Lane, batch: Pending[], error: unknown): void {
+    const refused = error instanceof DatabaseError
+    for (const item of batch) {
+      if (refused && error.retryable) this.#again(lane, item)
+      else if (refused && batch.length > 1) {
+        item.alone = true
+        lane.pending.push(item)
+      } else item.reject(error)
+    }
+  }
+
+  #again(lane: Lane, item: Pending): void {
+    if (++item.tries >= maxTries) item.reject(new ApiError('contention'))
+    else lane.pending.push(item)
+  }
+}
+
+function runOf(call: object): string | undefined {
+  return 'run' in call && typeof call.run === 'string' ? call.run : undefined
+}
+
+interface Lane {
+  key: string
+  statement: { name: string; text: string }
+  pending: Pending[]
+  underWay: number
+  scheduled: boolean
+}

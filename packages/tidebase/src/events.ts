@@ -1,0 +1,94 @@
+// Events: the numbered history of a run, and the two SQL fragments that every changing statement is made of.
+//
+// A changing statement reads:
+//   calls → locked (its runs, locked in id order) → decided (one action per call) → the writes → news → appended
+// Event numbers come from the run's `event_seq`, which only the holder of the row lock moves: no gaps, no collisions.
+// When adding a statement: copy the shape of a neighbour, answer `again` when the run is not `fresh`, and set
+// `event_seq` in the same update that changes the run.
+import type { ReplyOf, Routes } from '@tidebase/wire'
+import type { Queryable } from './db.ts'
+import { wireId } from './ids.ts'
+
+/**
+ * SQL: locks the runs that `calls` name, in id order. `fresh` is false when another transaction changed the run
+ * between this statement's snapshot and the lock: what else the statement read of it may be old, so it must do nothing.
+ * `tid` addresses the locked row for the update, without another look-up.
+ */
+export const lockRuns = `locked as materialized (
+  select l.*, l.version = s.version as fresh
+  from (select distinct project, run from calls where run is not null order by project, run) k
+  cross join lateral (
+    select r.ctid as tid, r.xmin as version, r.project, r.id, r.workflow_name, r.status, r.lease_owner,
+      r.lease_expires_at, r.last_owner, r.claimed, r.attempt, r.max_attempts, r.queue, r.event_seq,
+      r.has_channels, r.recovery_webhook, r.orphaned_at
+    from tidebase.runs r where r.project = k.project and r.id = k.run for no key update
+  ) l
+  cross join lateral (
+    select r.xmin as version from tidebase.runs r where r.project = k.project and r.id = k.run offset 0
+  ) s
+)`
+
+/** SQL: appends the events in `news (project, run, seq, type, payload)` and queues them for the runs' channels. */
+export const appendEvents = `appended as (
+  insert into tidebase.events (project, run_id, seq, type, payload)
+  select project, run, seq, type, payload from news
+), told as (
+  insert into tidebase.deliveries (project, run_id, kind, reason, channel_id, payload)
+  select n.project, n.run, 'channel', n.type, c.id, n.payload
+  from locked l
+  join tidebase.channels c on c.project = l.project and c.run_id = l.id
+  join news n on n.project = l.project and n.run = l.id
+  where l.has_channels and (c.events = '{}' or n.type = any (c.events))
+)`
+
+/** A row of tidebase.events. */
+export interface EventRow {
+  id: number
+  run_id: string
+  seq: number
+  type: string
+  payload: unknown
+  created_at: Date
+}
+
+type Event = ReplyOf<Routes['getRun']>['events'][number]
+
+/** An event as the wire shows it. */
+export function toEvent(row: EventRow): Event {
+  return {
+    id: row.id,
+    runId: wireId('run', row.run_id),
+    seq: row.seq,
+    type: row.type,
+    payload: row.payload,
+    createdAt: row.created_at.toISOString(),
+  }
+}
+
+/** Where a reader of a run's events stands. */
+export interface EventCursor {
+  project: number
+  /** Run id, 32 hex digits. */
+  run: string
+  /** Number of the last event read. */
+  after: number
+}
+
+/**
+ * The next events of several runs in one query.
+ *
+ * @param limit events per run at most
+ */
+export async function readEvents(db: Queryable, cursors: EventCursor[], limit: number): Promise<EventRow[]> {
+  return db.query<EventRow>(
+    {
+      name: 'events.read',
+      text: `select e.* from json_to_recordset($1::text::json) as c(project integer, run uuid, after integer)
+        cross join lateral (
+          select id, run_id, seq, type, payload, created_at from tidebase.events e
+          where e.project = c.project and e.run_id = c.run and e.seq > c.after order by e.seq limit $2
+        ) e`,
+    },
+    [JSON.stringify(cursors), limit],
+  )
+}

@@ -1,0 +1,128 @@
+// Which operation answers which route. A missing handler or a reply of the wrong form does not compile.
+import {
+  type BodyOf,
+  openApiDocument,
+  type ParamsOf,
+  type QueryOf,
+  type ReplyOf,
+  type RouteName,
+  type Routes,
+  routes,
+} from '@tidebase/wire'
+import { beginRun, completeRun, failRun, heartbeatRun } from './attempts.ts'
+import { createChild } from './children.ts'
+import { getRun, listRuns } from './detail.ts'
+import type { Caller, Engine } from './engine.ts'
+import { beginGate, getGate, resolveGate } from './gates.ts'
+import type { LiveEvents } from './live.ts'
+import { claim, configureQueue, enqueue, listQueues } from './queues.ts'
+import { cancelRun, createRun, readRun, runKey } from './runs.ts'
+import { deleteSchedule, listSchedules, putSchedule } from './schedules.ts'
+import { createSnapshot, listSnapshots, listStateVersions, patchState, saveState, setState } from './states.ts'
+import { beginStep, completeStep, failStep, recordStep } from './steps.ts'
+import { recordUsage } from './usage.ts'
+import { recoverRun } from './webhooks.ts'
+
+/** A request that was authenticated and validated. */
+export interface Input<Name extends RouteName> {
+  caller: Caller
+  params: ParamsOf<Routes[Name]>
+  query: QueryOf<Routes[Name]>
+  body: BodyOf<Routes[Name]>
+  headers: Headers
+  /** Aborts when the client goes away or the server stops. */
+  signal: AbortSignal
+}
+
+/** One function per route. */
+export type Handlers = {
+  [Name in RouteName]: (
+    input: Input<Name>,
+  ) => Promise<Routes[Name]['reply'] extends null ? Response : ReplyOf<Routes[Name]>>
+}
+
+/** The handlers of one server. */
+export function handlersOf(engine: Engine, live: LiveEvents): Handlers {
+  const document = JSON.stringify(openApiDocument(routes))
+  const { cold, hot } = engine.db
+  /** The stored id of the path's run, once it is known that the caller may read it. */
+  const readable = async (caller: Caller, runId: string) => {
+    const run = runKey(runId)
+    await readRun(cold, caller, run)
+    return run
+  }
+  return {
+    health: async () => {
+      await cold.query('select 1')
+      return { ok: true }
+    },
+    openapi: async () => new Response(document, { headers: { 'content-type': 'application/json' } }),
+
+    createRun: ({ caller, params, body }) => createRun(engine, caller, params.workflowName, body),
+    listRuns: ({ caller, query }) => listRuns(cold, caller, query),
+    getRun: ({ caller, params, query }) => getRun(engine, caller, runKey(params.runId), query),
+    beginRun: ({ caller, params, query, headers }) =>
+      beginRun(
+        engine,
+        caller,
+        runKey(params.runId),
+        headers.get('x-tidebase-worker') ?? undefined,
+        query.include === 'checkpoints',
+      ),
+    heartbeatRun: ({ caller, params, body }) => heartbeatRun(engine, caller, runKey(params.runId), body),
+    completeRun: ({ caller, params, body }) => completeRun(engine, caller, runKey(params.runId), body),
+    failRun: ({ caller, params, body }) => failRun(engine, caller, runKey(params.runId), body),
+    cancelRun: ({ caller, params, body }) => cancelRun(engine, caller, runKey(params.runId), body),
+    recoverRun: ({ caller, params, body }) => recoverRun(engine, caller, runKey(params.runId), body),
+    streamEvents: async ({ caller, params, query, headers }) => {
+      const run = await readable(caller, params.runId)
+      const resumed = Number(headers.get('last-event-id') ?? Number.NaN)
+      const after = Number.isInteger(resumed) && resumed >= 0 ? resumed : (query.after ?? 0)
+      return new Response(live.stream(caller, run, after), {
+        headers: {
+          'content-type': 'text/event-stream; charset=utf-8',
+          'cache-control': 'no-cache, no-transform',
+          // Tells nginx not to hold frames back.
+          'x-accel-buffering': 'no',
+        },
+      })
+    },
+
+    beginStep: ({ caller, params, body }) => beginStep(engine, caller, runKey(params.runId), body),
+    recordStep: ({ caller, params, body }) => recordStep(engine, caller, runKey(params.runId), body),
+    completeStep: ({ caller, params, body }) => completeStep(engine, caller, runKey(params.runId), params.stepId, body),
+    failStep: ({ caller, params, body }) => failStep(engine, caller, runKey(params.runId), params.stepId, body),
+
+    setState: ({ caller, params, body }) => setState(engine, caller, runKey(params.runId), body),
+    patchState: ({ caller, params, body }) => patchState(engine, caller, runKey(params.runId), body),
+    saveState: ({ caller, params, body }) => saveState(engine, caller, runKey(params.runId), body),
+    listStateVersions: async ({ caller, params, query }) =>
+      listStateVersions(cold, caller, await readable(caller, params.runId), {
+        stream: query.stream,
+        labeled: query.labeled === 'true' || query.labeled === '1',
+      }),
+    createSnapshot: ({ caller, params, body }) => createSnapshot(engine, caller, runKey(params.runId), body),
+    listSnapshots: async ({ caller, params }) => listSnapshots(cold, caller, await readable(caller, params.runId)),
+
+    beginGate: ({ caller, params, body }) => beginGate(engine, caller, runKey(params.runId), body),
+    getGate: ({ caller, params, query, signal }) =>
+      getGate(engine, caller, runKey(params.runId), params.gateId, query.waitMs ?? 0, signal),
+    resolveGate: async ({ caller, params, body }) => {
+      const run = runKey(params.runId)
+      if (caller.scope !== 'admin') await readRun(hot, caller, run)
+      return resolveGate(engine, caller, run, params.gateId, body)
+    },
+
+    createChild: ({ caller, params, body }) => createChild(engine, caller, runKey(params.runId), body),
+    recordUsage: ({ caller, params, body }) => recordUsage(engine, caller, runKey(params.runId), body),
+
+    enqueue: ({ caller, params, body }) => enqueue(engine, caller, params.queue, body),
+    claim: ({ caller, body, signal }) => claim(engine, caller, body, signal),
+    listQueues: ({ caller }) => listQueues(cold, caller),
+    configureQueue: ({ caller, params, body }) => configureQueue(engine, caller, params.queue, body),
+
+    putSchedule: ({ caller, params, body }) => putSchedule(engine, caller, params.name, body),
+    listSchedules: ({ caller }) => listSchedules(engine, caller),
+    deleteSchedule: ({ caller, params }) => deleteSchedule(engine, caller, params.name),
+  }
+}

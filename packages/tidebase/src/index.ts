@@ -1,0 +1,3 @@
+// What other packages and programs may import: starting a server, and keys for those who embed it.
+export { type ApiKey, createKey, listKeys, revokeKey } from './keys.ts'
+export { type Log, type ServerOptions, StartError, startServer, type TidebaseServer } from './server.ts'

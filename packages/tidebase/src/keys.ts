@@ -1,0 +1,131 @@
+// API keys: made by the `tidebase keys` command, shown once, stored as SHA-256. A key belongs to a project.
+import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
+import type { Scope } from '@tidebase/wire'
+import type { Queryable } from './db.ts'
+import type { Caller } from './engine.ts'
+import { newId, wireId } from './ids.ts'
+
+/** A key as `tidebase keys list` shows it. */
+export interface ApiKey {
+  id: string
+  project: string
+  name: string
+  scope: Scope
+  /** The last four characters. */
+  hint: string
+  createdAt: string
+  revokedAt: string | null
+}
+
+interface KeyRow {
+  id: string
+  project: string
+  name: string
+  scope: Scope
+  hint: string
+  created_at: Date
+  revoked_at: Date | null
+}
+
+const sha256 = (text: string) => createHash('sha256').update(text).digest()
+
+function toKey(row: KeyRow): ApiKey {
+  return {
+    id: wireId('key', row.id),
+    project: row.project,
+    name: row.name,
+    scope: row.scope,
+    hint: row.hint,
+    createdAt: row.created_at.toISOString(),
+    revokedAt: row.revoked_at?.toISOString() ?? null,
+  }
+}
+
+/**
+ * Makes a key, and its project when there is none of that name.
+ *
+ * @returns the key, and its secret, which is not stored and cannot be shown again
+ */
+export async function createKey(
+  db: Queryable,
+  { project, name, scope }: { project: string; name: string; scope: Scope },
+): Promise<{ key: ApiKey; secret: string }> {
+  const secret = `tide_${scope}_${randomBytes(24).toString('base64url')}`
+  const [row] = await db.query<KeyRow>(
+    `with p as (
+      insert into tidebase.projects (name) values ($1) on conflict (name) do update set name = excluded.name returning *
+    ), k as (
+      insert into tidebase.api_keys (id, project, name, scope, hash, hint)
+      select $2, p.id, $3, $4, $5, $6 from p returning *
+    ) select k.*, p.name as project from k, p`,
+    [project, newId(), name, scope, sha256(secret), secret.slice(-4)],
+  )
+  if (!row) throw new Error('the key was not returned')
+  return { key: toKey(row), secret }
+}
+
+/** All keys, revoked ones included, by project and age. */
+export async function listKeys(db: Queryable): Promise<ApiKey[]> {
+  const rows = await db.query<KeyRow>(
+    `select k.*, p.name as project from tidebase.api_keys k join tidebase.projects p on p.id = k.project
+      order by p.name, k.created_at, k.id`,
+  )
+  return rows.map(toKey)
+}
+
+/**
+ * Revokes a key. Servers notice within five seconds.
+ *
+ * @param id as `tidebase keys list` shows it
+ * @returns whether there was such a key
+ */
+export async function revokeKey(db: Queryable, id: string): Promise<boolean> {
+  const rows = await db.query(
+    `update tidebase.api_keys set revoked_at = coalesce(revoked_at, now())
+      where 'key_' || replace(id::text, '-', '') = $1 returning id`,
+    [id],
+  )
+  return rows.length > 0
+}
+
+/** The project that runs without keys, and TIDEBASE_API_KEY, belong to. */
+const defaultProject = 1
+/** How long a key that was looked up is believed, ms: how long a revoked key may live on. */
+const believedMs = 5_000
+/** Keys remembered at once, so that guesses cannot fill the memory. */
+const maxRemembered = 10_000
+
+/**
+ * Tells who a key belongs to.
+ *
+ * @param rootKey TIDEBASE_API_KEY; unset means that nobody needs a key
+ * @returns a function from a presented key to its caller, or null when the key opens nothing
+ */
+export function authenticator(
+  db: Queryable,
+  rootKey: string | undefined,
+): (presented: string | undefined) => Promise<Caller | null> {
+  const root: Caller = { project: defaultProject, scope: 'admin', keyId: null }
+  const rootHash = rootKey ? sha256(rootKey) : undefined
+  const remembered = new Map<string, { caller: Caller | null; until: number }>()
+  return async (presented) => {
+    if (presented === undefined || presented === '') return rootHash ? null : root
+    const hash = sha256(presented)
+    if (rootHash && timingSafeEqual(hash, rootHash)) return root
+    const id = hash.toString('base64')
+    const known = remembered.get(id)
+    if (known && known.until > Date.now()) return known.caller
+    const [row] = await db.query<{ id: string; project: number; scope: Scope }>(
+      {
+        name: 'keys.find',
+        text: 'select id, project, scope from tidebase.api_keys where hash = $1 and revoked_at is null',
+      },
+      [hash],
+    )
+    // Without a root key the server is open, and a stale key in somebody's environment must not lock them out.
+    const caller = row ? { project: row.project, scope: row.scope, keyId: row.id } : rootHash ? null : root
+    if (remembered.size >= maxRemembered) remembered.clear()
+    remembered.set(id, { caller, until: Date.now() + believedMs })
+    return caller
+  }
+}

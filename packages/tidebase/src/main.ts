@@ -1,0 +1,223 @@
+// The command line, and the only reader of the environment.
+import { resolve } from 'node:path'
+import { Command, InvalidArgumentError, Option } from 'commander'
+import { pino } from 'pino'
+import { openDatabase } from './db.ts'
+import { EmbeddedError, startEmbedded } from './embedded.ts'
+import { ApiError } from './errors.ts'
+import { createKey, listKeys, revokeKey } from './keys.ts'
+import { migrate } from './migrate.ts'
+import { type ServerOptions, StartError, startServer } from './server.ts'
+
+/** A SIGTERM is answered within this time, ms; then the process ends whatever is still under way. */
+const graceMs = 9_500
+
+/** Runs the command line. @param argv without the program's name */
+export async function main(argv: string[]): Promise<void> {
+  const program = new Command('tidebase')
+    .description('Durable run server for AI agents, on your own Postgres.')
+    .showHelpAfterError('(tidebase --help shows the commands)')
+  const data = new Option('--data <dir>', 'folder of the embedded database (default: ./.tidebase)')
+  const json = new Option('--json', 'one JSON document on standard output')
+
+  program
+    .command('start', { isDefault: true })
+    .description('Start the server. Without DATABASE_URL it runs its own Postgres in ./.tidebase.')
+    .addOption(data)
+    .option('--port <n>', 'port to listen on (default: PORT or 7373)', port)
+    .option('--host <address>', 'address to listen on (default: HOST or 127.0.0.1)')
+    .option('--insecure', 'listen beyond this machine without an API key')
+    .addOption(json)
+    .action(start)
+  program
+    .command('migrate')
+    .description('Bring the database up to date and stop.')
+    .addOption(data)
+    .addOption(json)
+    .action(({ data, json }: Shared) =>
+      withDatabase(data, async (db) => {
+        const applied = await migrate(db)
+        print(json, { applied }, applied.length ? `applied ${applied.join(', ')}` : 'the database is up to date')
+      }),
+    )
+  const keys = program.command('keys').description('API keys: each belongs to a project and has a scope.')
+  keys
+    .command('create <name>')
+    .description('Make a key. It is shown once.')
+    .addOption(
+      new Option('--scope <scope>', 'what it may do')
+        .choices(['admin', 'worker', 'enqueue', 'read'] as const)
+        .default('worker'),
+    )
+    .option('--project <name>', 'the namespace it opens; made when there is none', 'default')
+    .addOption(data)
+    .addOption(json)
+    .action((name: string, options: Shared & { scope: 'admin' | 'worker' | 'enqueue' | 'read'; project: string }) =>
+      withDatabase(options.data, async (db) => {
+        await migrate(db)
+        const { key, secret } = await createKey(db.cold, { name, scope: options.scope, project: options.project })
+        print(options.json, { key, secret }, `${secret}\nKeep it: it is not stored and cannot be shown again.`)
+      }),
+    )
+  keys
+    .command('list')
+    .description('List the keys of all projects.')
+    .addOption(data)
+    .addOption(json)
+    .action(({ data, json }: Shared) =>
+      withDatabase(data, async (db) => {
+        await migrate(db)
+        const all = await listKeys(db.cold)
+        const lines = all.map(
+          ({ id, project, scope, name, hint, revokedAt }) =>
+            `${id}  ${project}  ${scope}  ${name}  …${hint}${revokedAt ? `  revoked ${revokedAt}` : ''}`,
+        )
+        print(json, { keys: all }, lines.join('\n') || 'no keys; make one with `tidebase keys create <name>`')
+      }),
+    )
+  keys
+    .command('revoke <id>')
+    .description('Revoke a key. Servers notice within five seconds.')
+    .addOption(data)
+    .addOption(json)
+    .action((id: string, { data, json }: Shared) =>
+      withDatabase(data, async (db) => {
+        await migrate(db)
+        if (!(await revokeKey(db.cold, id))) {
+          throw new StartError('key_not_found', `There is no key ${id}.`, '`tidebase keys list` shows the ids.')
+        }
+        print(json, { revoked: id }, `revoked ${id}`)
+      }),
+    )
+
+  try {
+    await program.parseAsync(argv, { from: 'user' })
+  } catch (error) {
+    fail(error, argv.includes('--json'))
+  }
+}
+
+interface Shared {
+  data?: string
+  json?: boolean
+}
+
+async function start(options: Shared & { port?: number; host?: string; insecure?: boolean }): Promise<void> {
+  const log = pino({
+    level: process.env.LOG_LEVEL ?? 'info',
+    // Bearer keys and tokens never reach the log, whatever object carries them.
+    redact: ['*.authorization', '*.token', '*.apiKey', '*.secret'],
+  })
+  const began = performance.now()
+  const server = await startServer({ ...environment(), ...given(options), log })
+  let stopping = false
+  const stop = (signal: string) => {
+    if (stopping) return
+    stopping = true
+    log.info(`${signal}: stopping`)
+    setTimeout(() => process.exit(1), graceMs).unref()
+    server.stop().then(
+      () => process.exit(0),
+      (error: unknown) => {
+        log.error({ err: error }, 'could not stop cleanly')
+        process.exit(1)
+      },
+    )
+  }
+  process.on('SIGTERM', stop)
+  process.on('SIGINT', stop)
+  const database = server.embedded ? `embedded Postgres in ${resolve(options.data ?? '.tidebase')}` : 'DATABASE_URL'
+  print(
+    options.json,
+    { url: server.url, database, startMs: Math.round(performance.now() - began) },
+    [
+      `Tidebase listens on ${server.url} (${database}).`,
+      'Try next:',
+      `  curl -X POST ${server.url}/runs/hello -H 'content-type: application/json' -d '{"input":{"name":"you"}}'`,
+      '  npm run demo          a real agent, killed in the middle and resumed',
+      `  curl ${server.url}/openapi.json`,
+    ].join('\n'),
+  )
+}
+
+function given(options: Shared & { port?: number; host?: string; insecure?: boolean }): ServerOptions {
+  return {
+    ...(options.data === undefined ? {} : { dataDir: options.data }),
+    ...(options.port === undefined ? {} : { port: options.port }),
+    ...(options.host === undefined ? {} : { host: options.host }),
+    ...(options.insecure ? { insecure: true } : {}),
+  }
+}
+
+function environment(): ServerOptions {
+  const { env } = process
+  const text = (name: string) => env[name] || undefined
+  const number = (name: string, minimum: number) => {
+    const value = text(name)
+    if (value === undefined) return undefined
+    const parsed = Number(value)
+    if (!Number.isInteger(parsed) || parsed < minimum) {
+      throw new StartError('invalid_setting', `${name} must be a whole number from ${minimum}.`, `Correct ${name}.`)
+    }
+    return parsed
+  }
+  const allowPrivate = text('TIDEBASE_ALLOW_PRIVATE_WEBHOOKS')
+  const all: ServerOptions = {
+    databaseUrl: text('DATABASE_URL'),
+    port: number('PORT', 0),
+    host: text('HOST'),
+    apiKey: text('TIDEBASE_API_KEY'),
+    webhookSecret: text('TIDEBASE_WEBHOOK_SECRET'),
+    publicUrl: text('TIDEBASE_PUBLIC_URL'),
+    leaseMs: number('TIDEBASE_LEASE_MS', 100),
+    reconcileMs: number('TIDEBASE_RECONCILE_MS', 10),
+    maxBody: number('TIDEBASE_MAX_BODY', 1_024),
+    reconciler: text('TIDEBASE_RECONCILER') !== '0',
+    autoMigrate: text('TIDEBASE_AUTO_MIGRATE') !== '0',
+    corsOrigins: (text('TIDEBASE_CORS_ORIGIN') ?? '')
+      .split(',')
+      .map((origin) => origin.trim())
+      .filter(Boolean),
+    allowPrivateWebhooks: allowPrivate === undefined ? undefined : allowPrivate === '1',
+  }
+  return all
+}
+
+/** Runs `work` on the database that `start` would use, starting the embedded one if need be. */
+async function withDatabase(
+  dataDir: string | undefined,
+  work: (db: ReturnType<typeof openDatabase>) => Promise<void>,
+): Promise<void> {
+  const { databaseUrl } = environment()
+  const embedded = databaseUrl ? undefined : await startEmbedded({ dataDir: dataDir ?? '.tidebase' })
+  const db = openDatabase(embedded ? embedded.connection : { connectionString: databaseUrl ?? '' }, { hot: 1, cold: 1 })
+  try {
+    await work(db)
+  } finally {
+    await db.close()
+    await embedded?.stop()
+  }
+}
+
+function print(json: boolean | undefined, document: object, text: string): void {
+  process.stdout.write(`${json ? JSON.stringify(document) : text}\n`)
+}
+
+function fail(error: unknown, json: boolean): void {
+  const known =
+    error instanceof StartError || error instanceof EmbeddedError || error instanceof ApiError ? error : undefined
+  const body = {
+    error: error instanceof Error ? error.message : String(error),
+    code: known?.code ?? 'failed',
+    hint: known?.hint ?? 'If it stays, report it with the output of `LOG_LEVEL=debug tidebase start`.',
+  }
+  if (json) process.stdout.write(`${JSON.stringify(body)}\n`)
+  else process.stderr.write(`${body.error}\n${body.hint}\n`)
+  process.exitCode = 1
+}
+
+function port(text: string): number {
+  const value = Number(text)
+  if (!Number.isInteger(value) || value < 0 || value > 65_535) throw new InvalidArgumentError('a port is 0 to 65535')
+  return value
+}

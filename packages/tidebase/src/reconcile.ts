@@ -1,0 +1,133 @@
+// The reconciler: a loop that looks for what time has brought about and calls the same operations a client would.
+// Safe with any number of servers, because each operation looks again under the run's lock.
+import { expireLease } from './attempts.ts'
+import type { Caller, Engine } from './engine.ts'
+import { ApiError } from './errors.ts'
+import { timeOutGate } from './gates.ts'
+import { foldQueueCounts } from './queues.ts'
+import { cancelRun } from './runs.ts'
+import { fireSchedules } from './schedules.ts'
+import { invokePushed } from './webhooks.ts'
+
+/** How much of each kind one round takes; a full batch is followed by another at once. */
+const batch = 500
+
+const hex = (column: string) => `replace(${column}::text, '-', '')`
+
+interface Due {
+  project: number
+  id: string
+}
+
+/**
+ * Starts the loop.
+ *
+ * @param options.warn told of a round that failed, once until the next that succeeds
+ * @returns `close` ends it after the round under way; `tick` runs one round now, for tests
+ */
+export function startReconciler(
+  engine: Engine,
+  { warn }: { warn: (error: unknown) => void },
+): { tick(): Promise<void>; close(): Promise<void> } {
+  let timer: NodeJS.Timeout | undefined
+  let closed = false
+  let running = Promise.resolve()
+  let rounds = 0
+  let failing = false
+
+  const tick = async () => {
+    try {
+      await round(engine, rounds++)
+      failing = false
+    } catch (error) {
+      if (!failing) warn(error)
+      failing = true
+    }
+  }
+  const loop = () => {
+    running = tick().then(() => {
+      if (!closed) timer = setTimeout(loop, engine.settings.reconcileMs)
+    })
+  }
+  loop()
+  return {
+    tick,
+    async close() {
+      closed = true
+      clearTimeout(timer)
+      await running
+    },
+  }
+}
+
+async function round(engine: Engine, number: number): Promise<void> {
+  await engine.wakeups.seePeers()
+  await Promise.all([
+    expireLeases(engine),
+    passDeadlines(engine),
+    timeOutGates(engine),
+    fireSchedules(engine),
+    invokePushed(engine),
+  ])
+  if (number % 10 === 0) await foldQueueCounts(engine.db.cold)
+}
+
+async function expireLeases(engine: Engine): Promise<void> {
+  const { leaseMs } = engine.settings
+  await inBatches(
+    () =>
+      engine.db.cold.query<Due>(
+        `select project, ${hex('id')} as id from tidebase.runs
+          where status = 'running' and lease_owner is not null and orphaned_at is null and lease_expires_at < now()
+          limit $1`,
+        [batch],
+      ),
+    ({ project, id }) => expireLease(engine, project, id),
+  )
+  // Runs that nobody took up after their webhook was called: once more per lease window.
+  const again = await engine.db.cold.query<Due>(
+    `select project, ${hex('id')} as id from tidebase.runs
+      where orphaned_at < now() - $1 * interval '1 ms' and status = 'running' and recovery_webhook is not null limit $2`,
+    [leaseMs, batch],
+  )
+  await Promise.all(again.map(({ project, id }) => expireLease(engine, project, id)))
+}
+
+async function passDeadlines(engine: Engine): Promise<void> {
+  await inBatches(
+    () =>
+      engine.db.cold.query<Due>(
+        `select project, ${hex('id')} as id from tidebase.runs
+          where deadline_at < now() and status in ('pending', 'queued', 'running', 'waiting') limit $1`,
+        [batch],
+      ),
+    async ({ project, id }) => {
+      const caller: Caller = { project, scope: 'admin', keyId: null }
+      await cancelRun(engine, caller, id, { reason: 'deadline', actor: 'reconciler' }).catch((error) => {
+        // It ended in the meantime.
+        if (!(error instanceof ApiError && error.code === 'run_completed')) throw error
+      })
+    },
+  )
+}
+
+async function timeOutGates(engine: Engine): Promise<void> {
+  await inBatches(
+    () =>
+      engine.db.cold.query<Due & { run_id: string }>(
+        `select g.project, ${hex('g.run_id')} as run_id, ${hex('g.id')} as id from tidebase.gates g
+          where g.status = 'pending' and g.timeout_at < now() limit $1`,
+        [batch],
+      ),
+    ({ project, run_id, id }) => timeOutGate(engine, project, run_id, id),
+  )
+}
+
+/** Works through what `look` finds until it finds less than a batch. */
+async function inBatches<T>(look: () => Promise<T[]>, work: (item: T) => Promise<unknown>): Promise<void> {
+  for (;;) {
+    const items = await look()
+    await Promise.all(items.map(work))
+    if (items.length < batch) return
+  }
+}

@@ -1,0 +1,331 @@
+// Runs: create, read, cancel. What happens between begin and end is in attempts.ts.
+//
+//   pending ─begin→ running ─complete→ completed
+//   queued ─claim/begin→ running ─fail, attempts left→ queued
+//   running ─fail→ failed ─begin→ running
+//   any but completed ─cancel→ cancelled (for good)
+import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
+import { statement } from './coalesce.ts'
+import type { Queryable } from './db.ts'
+import { type Caller, type Engine, submit } from './engine.ts'
+import { ApiError } from './errors.ts'
+import { appendEvents, lockRuns } from './events.ts'
+import { newId, parseId, wireId } from './ids.ts'
+import { checkWebhookTarget } from './webhooks.ts'
+
+export type Run = ReplyOf<Routes['createRun']>['run']
+
+/** A row of tidebase.runs as far as the wire shows it. */
+export interface RunRow {
+  id: string
+  workflow_name: string
+  input: unknown
+  metadata: Record<string, unknown>
+  status: Run['status']
+  result: unknown
+  error: string | null
+  recovery_webhook: string | null
+  lease_owner: string | null
+  lease_expires_at: Date | null
+  attempt: number
+  queue: string | null
+  dedupe_key: string | null
+  priority: number
+  run_at: Date | null
+  max_attempts: number
+  deadline_at: Date | null
+  cancel_requested_at: Date | null
+  cancelled_at: Date | null
+  cancel_reason: string | null
+  cancel_actor: string | null
+  failure_class: string | null
+  usage_input_tokens: number
+  usage_output_tokens: number
+  usage_total_tokens: number
+  usage_cost_usd: number
+  event_seq: number
+  created_by: string | null
+  created_at: Date
+  updated_at: Date
+  completed_at: Date | null
+}
+
+const iso = (date: Date | null) => date && date.toISOString()
+
+/** A run as the wire shows it. */
+export function toRun(row: RunRow): Run {
+  return {
+    id: wireId('run', row.id),
+    workflowName: row.workflow_name,
+    input: row.input,
+    metadata: row.metadata,
+    status: row.status,
+    result: row.result,
+    error: row.error,
+    recoveryWebhook: row.recovery_webhook,
+    leaseOwner: row.lease_owner,
+    leaseExpiresAt: iso(row.lease_expires_at),
+    attempt: row.attempt,
+    queue: row.queue,
+    dedupeKey: row.dedupe_key,
+    priority: row.priority,
+    runAt: iso(row.run_at),
+    maxAttempts: row.max_attempts,
+    deadlineAt: iso(row.deadline_at),
+    cancelRequestedAt: iso(row.cancel_requested_at),
+    cancelledAt: iso(row.cancelled_at),
+    cancelReason: row.cancel_reason,
+    cancelActor: row.cancel_actor,
+    failureClass: row.failure_class,
+    usageTotals: {
+      inputTokens: row.usage_input_tokens,
+      outputTokens: row.usage_output_tokens,
+      totalTokens: row.usage_total_tokens,
+      costUsd: row.usage_cost_usd,
+    },
+    createdAt: row.created_at.toISOString(),
+    updatedAt: row.updated_at.toISOString(),
+    completedAt: iso(row.completed_at),
+  }
+}
+
+/** The stored form of a run id from a path. @throws ApiError `run_not_found` when it cannot be one */
+export function runKey(id: string): string {
+  const run = parseId('run', id)
+  if (!run) throw new ApiError('run_not_found', `No run ${printable(id)} in this project.`)
+  return run
+}
+
+const printable = (text: string) => JSON.stringify(text.slice(0, 60))
+
+/** Reads one run of the caller's project. @throws ApiError `run_not_found`, also for a run the caller may not see */
+export async function readRun(db: Queryable, caller: Caller, run: string): Promise<RunRow> {
+  const rows = await db.query<RunRow>(
+    { name: 'runs.read', text: 'select * from tidebase.runs where project = $1 and id = $2' },
+    [caller.project, run],
+  )
+  const row = rows[0]
+  if (!row || !mayRead(caller, row)) throw new ApiError('run_not_found')
+  return row
+}
+
+/** An `enqueue` key reads back only what it created. */
+export function mayRead(caller: Caller, row: { created_by: string | null }): boolean {
+  return caller.scope !== 'enqueue' || (caller.keyId !== null && row.created_by === caller.keyId)
+}
+
+interface NewRunCall {
+  project: number
+  id: string
+  workflow_name: string
+  input?: unknown
+  metadata?: object | null
+  recovery_webhook?: string | null
+  channels?: { id: string; type: string; url: string; secret?: string | null; events?: string[] | null }[] | null
+  queue?: string | null
+  dedupe_key?: string | null
+  priority?: number | null
+  run_at?: string | null
+  delay_ms?: number | null
+  max_attempts?: number | null
+  deadline_ms?: number | null
+  created_by?: string | null
+}
+
+/** SQL: the columns a call needs to become a run; shared by create, enqueue and child. */
+export const newRunColumns = [
+  'project integer',
+  'id uuid',
+  'workflow_name text',
+  'input json',
+  'metadata jsonb',
+  'recovery_webhook text',
+  'channels json',
+  'queue text',
+  'dedupe_key text',
+  'priority integer',
+  'run_at timestamptz',
+  'delay_ms double precision',
+  'max_attempts integer',
+  'deadline_ms double precision',
+  'created_by uuid',
+]
+
+/** SQL: inserts the rows of `source` as runs and their channels, announcing each with its first event. */
+export const insertRuns = (source: string) => `inserted as (
+  insert into tidebase.runs (project, id, workflow_name, input, metadata, status, recovery_webhook, has_channels,
+    queue, dedupe_key, priority, run_at, max_attempts, deadline_at, event_seq, created_by)
+  select project, id, workflow_name, coalesce(input, '{}'), coalesce(metadata, '{}'),
+    case when queue is null then 'pending' else 'queued' end, recovery_webhook, channels is not null,
+    queue, dedupe_key, coalesce(priority, 0),
+    case when queue is not null then coalesce(run_at, now() + coalesce(delay_ms, 0) * interval '1 ms') end,
+    coalesce(max_attempts, 1), now() + deadline_ms * interval '1 ms', 1, created_by
+  from ${source} order by project, queue, dedupe_key, i
+  on conflict do nothing
+  returning *
+), listening as (
+  insert into tidebase.channels (project, run_id, id, type, url, secret, events)
+  select c.project, c.id, h.id, h.type, h.url, h.secret, coalesce(h.events, '{}')
+  from ${source} c
+  join inserted n on n.project = c.project and n.id = c.id
+  cross join lateral json_to_recordset(c.channels) as h(id uuid, type text, url text, secret text, events text[])
+  where n.has_channels
+  returning *
+), born as materialized (
+  select project, id as run, 1 as seq, case when queue is null then 'run.created' else 'run.enqueued' end as type,
+    case when queue is null then json_build_object('workflowName', workflow_name)
+      else json_build_object('workflowName', workflow_name, 'queue', queue, 'runAt', run_at) end as payload
+  from inserted
+), announced as (
+  insert into tidebase.events (project, run_id, seq, type, payload) select * from born
+), announced_to as (
+  insert into tidebase.deliveries (project, run_id, kind, reason, channel_id, payload)
+  select b.project, b.run, 'channel', b.type, l.id, b.payload from born b
+  join listening l on l.project = b.project and l.run_id = b.run
+  where l.events = '{}' or b.type = any (l.events)
+)`
+
+// A repeated id answers with the run it made; an active dedupe key with the run that holds it. A holder that this
+// statement's snapshot does not show yet is found by the next batch.
+const createRuns = statement<NewRunCall, RunRow>(
+  'runs.create',
+  newRunColumns,
+  `${insertRuns('calls')}, existing as (
+    select c.i as call, case when r.id = c.id then 'repeated' else 'deduplicated' end as did, r.*
+    from calls c
+    cross join lateral (
+      select r.* from tidebase.runs r where r.project = c.project and r.id = c.id
+      union all
+      select r.* from tidebase.runs r where r.project = c.project and r.queue = c.queue
+        and r.dedupe_key = c.dedupe_key and r.status in ('queued', 'running', 'waiting')
+      limit 1
+    ) r
+    where not exists (select from inserted n where n.project = c.project and n.id = c.id)
+  ), answers as (
+    select c.i as call, 'created' as did, n.* from calls c join inserted n on n.project = c.project and n.id = c.id
+    union all select * from existing
+  )
+  select c.i, coalesce(a.did, 'again') as action, a.* from calls c left join answers a on a.call = c.i`,
+)
+
+type NewRunBody = BodyOf<Routes['createRun']> &
+  Partial<Omit<BodyOf<Routes['enqueue']>, keyof BodyOf<Routes['createRun']> | 'workflowName'>>
+
+/**
+ * The row of a new run as a call. Checks where its webhooks point.
+ *
+ * @throws ApiError `webhook_target_refused`
+ */
+export function newRun(
+  engine: Engine,
+  caller: Caller,
+  workflowName: string,
+  body: NewRunBody,
+  queue: string | null = null,
+): NewRunCall {
+  if (body.recoveryWebhook) checkWebhookTarget(engine.settings, body.recoveryWebhook, 'recoveryWebhook')
+  for (const [n, { url }] of (body.channels ?? []).entries()) {
+    checkWebhookTarget(engine.settings, url, `channels[${n}].url`)
+  }
+  return {
+    project: caller.project,
+    id: body.id ? runKey(body.id) : newId(),
+    workflow_name: workflowName,
+    input: body.input,
+    metadata: body.metadata,
+    recovery_webhook: body.recoveryWebhook,
+    channels: body.channels?.length ? body.channels.map((channel) => ({ ...channel, id: newId() })) : null,
+    queue,
+    dedupe_key: body.dedupeKey,
+    priority: body.priority,
+    run_at: body.runAt,
+    delay_ms: body.delayMs,
+    max_attempts: body.maxAttempts,
+    deadline_ms: body.deadlineMs,
+    created_by: caller.keyId,
+  }
+}
+
+/** Creates the run of a call, or finds the one that stands in its place. */
+export async function insertRun(engine: Engine, call: NewRunCall): Promise<{ row: RunRow; deduplicated: boolean }> {
+  const row = await submit(engine, createRuns, call)
+  if (row.action === 'repeated' && row.workflow_name !== call.workflow_name) throw new ApiError('run_conflict')
+  if (row.action === 'created') {
+    if (row.queue !== null) engine.wakeups.queued(call.project, row.queue)
+    if (call.channels) engine.wakeups.outbox()
+  }
+  return { row, deduplicated: row.action === 'deduplicated' }
+}
+
+/** Creates a pending run. @throws ApiError `run_conflict`, `webhook_target_refused` */
+export async function createRun(
+  engine: Engine,
+  caller: Caller,
+  workflowName: string,
+  body: BodyOf<Routes['createRun']>,
+): Promise<ReplyOf<Routes['createRun']>> {
+  const { row } = await insertRun(engine, newRun(engine, caller, workflowName, body))
+  return { run: toRun(row) }
+}
+
+/** Throws the error that an action of a statement stands for, if it stands for one. */
+export function refuse(action: string): void {
+  if (action === 'missing') throw new ApiError('run_not_found')
+  if (action === 'cancelled') throw new ApiError('run_cancelled')
+  if (action === 'lease_lost') throw new ApiError('lease_lost')
+}
+
+const cancellations = statement<
+  { project: number; run: string; reason?: string | null; actor?: string | null },
+  RunRow
+>(
+  'runs.cancel',
+  ['project integer', 'run uuid', 'reason text', 'actor text'],
+  `${lockRuns}, decided as materialized (
+    select c.i, c.reason, c.actor, l.*, case
+      when l.id is null then 'missing'
+      when not l.fresh or row_number() over (partition by c.project, c.run order by c.i) > 1 then 'again'
+      when l.status = 'cancelled' then 'unchanged'
+      when l.status = 'completed' then 'completed'
+      else 'cancelled' end as action
+    from calls c left join locked l on l.project = c.project and l.id = c.run
+  ), cancelled as (
+    update tidebase.runs r set status = 'cancelled', cancel_requested_at = now(), cancelled_at = now(),
+      cancel_reason = d.reason, cancel_actor = d.actor, lease_owner = null, lease_expires_at = null,
+      last_owner = d.lease_owner, claimed = false, event_seq = d.event_seq + 1, completed_at = now(), updated_at = now()
+    from decided d where r.ctid = d.tid and d.action = 'cancelled'
+    returning r.*
+  ), closed as (
+    -- Nobody decides the gates of a cancelled run, the clock neither.
+    update tidebase.gates g set timeout_at = null from cancelled c
+    where g.project = c.project and g.run_id = c.id and g.status = 'pending' and g.timeout_at is not null
+  ), counted as (
+    insert into tidebase.queue_counts (project, queue, status, runs)
+    select project, queue, 'cancelled', count(*) from cancelled where queue is not null group by project, queue
+    union all
+    select project, queue, 'failed', -count(*) from decided
+    where action = 'cancelled' and status = 'failed' and queue is not null group by project, queue
+  ), news as materialized (
+    select project, id as run, event_seq as seq, 'run.cancelled' as type,
+      json_build_object('reason', cancel_reason, 'actor', cancel_actor) as payload from cancelled
+  ), ${appendEvents}
+  select d.i, d.action, r.* from decided d
+  left join cancelled r on r.project = d.project and r.id = d.id and d.action = 'cancelled'`,
+)
+
+/** Cancels a run for good. @throws ApiError `run_not_found`, `run_completed` */
+export async function cancelRun(
+  engine: Engine,
+  caller: Caller,
+  run: string,
+  body: BodyOf<Routes['cancelRun']>,
+): Promise<ReplyOf<Routes['cancelRun']>> {
+  const call = { project: caller.project, run, reason: body.reason, actor: body.actor }
+  const row = await submit(engine, cancellations, call)
+  if (row.action === 'missing') throw new ApiError('run_not_found')
+  if (row.action === 'completed') throw new ApiError('run_completed')
+  if (row.action === 'unchanged') return { run: toRun(await readRun(engine.db.hot, caller, run)) }
+  engine.wakeups.run(caller.project, run)
+  if (row.queue !== null) engine.wakeups.freed(caller.project, row.queue)
+  return { run: toRun(row) }
+}

@@ -1,0 +1,430 @@
+// Steps: begin, record, complete, fail. A completed step is a checkpoint: its output is what every later begin gets.
+//
+//   ─begin→ running ─complete→ completed (for good)
+//   running ─fail→ failed_retryable | manual_review | failed ─begin→ running (attempt + 1)
+//   running, lease ran out ─begin by another→ running (attempt + 1)
+//
+// A step's id is derived from its run and name, so "exactly one begin may execute" is the primary key together with
+// the run's row lock. `begin` and `complete` are fenced by the step's lease; `record`, which does both at once for
+// steps that are safe to replay, by the run's.
+import {
+  type BodyOf,
+  type ContractOptions,
+  type ReplyOf,
+  type Routes,
+  resumeContract,
+  resumeDecision,
+} from '@tidebase/wire'
+import { statement } from './coalesce.ts'
+import type { Queryable } from './db.ts'
+import { type Caller, type Engine, submit } from './engine.ts'
+import { ApiError } from './errors.ts'
+import { appendEvents, lockRuns } from './events.ts'
+import { derivedId, newId, parseId, wireId, wireIdSql } from './ids.ts'
+
+type Step = ReplyOf<Routes['completeStep']>['step']
+type Checkpoint = NonNullable<ReplyOf<Routes['beginRun']>['checkpoints']>[number]
+
+/** A row of tidebase.steps. */
+export interface StepRow {
+  id: string
+  run_id: string
+  name: string
+  input_hash: string
+  input: unknown
+  options: (ContractOptions & Record<string, unknown>) | null
+  status: Step['status']
+  output: unknown
+  error: string | null
+  lease_owner: string | null
+  lease_expires_at: Date | null
+  attempt: number
+  started_at: Date | null
+  completed_at: Date | null
+  created_at: Date
+  updated_at: Date
+}
+
+/** A step as the wire shows it. */
+export function toStep(row: StepRow): Step {
+  return {
+    id: wireId('step', row.id),
+    runId: wireId('run', row.run_id),
+    name: row.name,
+    inputHash: row.input_hash,
+    input: row.input,
+    options: row.options,
+    resumeContract: resumeContract(row.options),
+    status: row.status,
+    output: row.output,
+    error: row.error,
+    leaseOwner: row.lease_owner,
+    leaseExpiresAt: row.lease_expires_at?.toISOString() ?? null,
+    attempt: row.attempt,
+    startedAt: row.started_at?.toISOString() ?? null,
+    completedAt: row.completed_at?.toISOString() ?? null,
+    createdAt: row.created_at.toISOString(),
+    updatedAt: row.updated_at.toISOString(),
+  }
+}
+
+/** The completed steps of a run in the order they began. */
+export async function readCheckpoints(db: Queryable, project: number, run: string): Promise<Checkpoint[]> {
+  const rows = await db.query<{ id: string; name: string; input_hash: string; output: unknown }>(
+    {
+      name: 'steps.checkpoints',
+      text: `select id, name, input_hash, output from tidebase.steps
+        where project = $1 and run_id = $2 and status = 'completed' order by position`,
+    },
+    [project, run],
+  )
+  return rows.map((row) => ({
+    id: wireId('step', row.id),
+    name: row.name,
+    inputHash: row.input_hash,
+    output: row.output,
+  }))
+}
+
+interface StepCall {
+  project: number
+  run: string
+  id: string
+}
+
+const startColumns = [
+  'project integer',
+  'run uuid',
+  'id uuid',
+  'name text',
+  'hash text',
+  'input json',
+  'options json',
+  'safe boolean',
+  'owner text',
+]
+
+interface StartCall extends StepCall {
+  name: string
+  hash: string
+  input?: unknown
+  options?: object | null
+  safe: boolean
+  owner: string
+}
+
+function startCall(caller: Caller, run: string, body: BodyOf<Routes['beginStep']>, owner: string): StartCall {
+  return {
+    project: caller.project,
+    run,
+    id: derivedId(run, 'step', body.name),
+    name: body.name,
+    hash: body.inputHash,
+    // Existing clients put the input among the options.
+    input: body.input === undefined ? body.options?.input : body.input,
+    options: body.options,
+    safe: resumeDecision(body.options) === 'safe_replay',
+    owner,
+  }
+}
+
+const stepPayload = (id: string, rest: string) => `json_build_object('stepId', ${wireIdSql('step', id)}, ${rest})`
+const firstOfStep = 'row_number() over (partition by c.project, c.run, c.id order by c.i) = 1'
+
+const begins = statement<StartCall & { lease_ms: number }, StepRow>(
+  'steps.begin',
+  [...startColumns, 'lease_ms double precision'],
+  `${lockRuns}, decided as materialized (
+    select c.*, l.tid, l.event_seq, case
+      when l.id is null then 'missing'
+      when not l.fresh or not ${firstOfStep} then 'again'
+      when l.status = 'cancelled' then 'cancelled'
+      when s.id is not null and s.input_hash <> c.hash then 'input_mismatch'
+      when s.status = 'completed' then 'return'
+      when l.status = 'completed' then 'completed'
+      when s.status = 'running' and s.lease_owner <> c.owner and s.lease_expires_at > now() then 'locked'
+      else 'execute' end as action
+    from calls c
+    left join locked l on l.project = c.project and l.id = c.run
+    left join tidebase.steps s on s.project = c.project and s.run_id = c.run and s.id = c.id
+  ), numbered as materialized (
+    select *, event_seq + row_number() over (partition by project, run order by i)::integer as seq
+    from decided where action = 'execute'
+  ), begun as (
+    insert into tidebase.steps as s (project, run_id, id, name, input_hash, input, options, replay_safe, status,
+      lease_owner, lease_expires_at, position, started_at)
+    select project, run, id, name, hash, input, options, safe, 'running', owner,
+      now() + lease_ms * interval '1 ms', seq, now()
+    from numbered
+    on conflict (project, run_id, id) do update set status = 'running', attempt = s.attempt + 1,
+      options = coalesce(excluded.options, s.options),
+      replay_safe = case when excluded.options is null then s.replay_safe else excluded.replay_safe end, lease_owner = excluded.lease_owner,
+      lease_expires_at = excluded.lease_expires_at, error = null, started_at = now(), updated_at = now()
+    returning *
+  ), bumped as (
+    update tidebase.runs r set event_seq = n.last, updated_at = now()
+    from (select tid, max(seq) as last from numbered group by tid) n where r.ctid = n.tid
+  ), news as materialized (
+    select n.project, n.run, n.seq, 'step.started' as type,
+      ${stepPayload('n.id', "'name', n.name, 'attempt', b.attempt")} as payload
+    from numbered n join begun b on b.project = n.project and b.run_id = n.run and b.id = n.id
+  ), ${appendEvents}
+  select d.i, d.action, b.* from decided d
+  left join begun b on b.project = d.project and b.run_id = d.run and b.id = d.id and d.action = 'execute'`,
+)
+
+const leaveAlone = new Set(['return', 'locked', 'input_mismatch'])
+
+/**
+ * Begins a step, or tells what is recorded of it.
+ *
+ * @throws ApiError `run_not_found`, `run_completed`, `contention`
+ */
+export async function beginStep(
+  engine: Engine,
+  caller: Caller,
+  run: string,
+  body: BodyOf<Routes['beginStep']>,
+): Promise<ReplyOf<Routes['beginStep']>> {
+  const owner = body.leaseOwner || `worker_${newId()}`
+  const call = { ...startCall(caller, run, body, owner), lease_ms: engine.settings.leaseMs }
+  const row = await submit(engine, begins, call)
+  if (row.action === 'missing') throw new ApiError('run_not_found')
+  if (row.action === 'completed') throw new ApiError('run_completed')
+  if (row.action === 'cancelled') return { action: 'cancelled' }
+  if (leaveAlone.has(row.action)) return recorded(engine, call, row.action)
+  engine.wakeups.run(caller.project, run)
+  return { action: 'execute', step: toStep(row), leaseOwner: owner }
+}
+
+type Recorded = Extract<ReplyOf<Routes['recordStep']>, { action: 'return' | 'locked' | 'input_mismatch' }>
+
+/** The reply about a step that was left as it is. */
+async function recorded(engine: Engine, call: StartCall, action: string): Promise<Recorded> {
+  const step = toStep(await readStep(engine.db.hot, call))
+  if (action === 'return') return { action, step, output: step.output }
+  if (action === 'locked') return { action, step }
+  return {
+    action: 'input_mismatch',
+    step,
+    expectedInputHash: step.inputHash,
+    actualInputHash: call.hash,
+  }
+}
+
+async function readStep(db: Queryable, { project, run, id }: StepCall): Promise<StepRow> {
+  const [row] = await db.query<StepRow>(
+    { name: 'steps.read', text: 'select * from tidebase.steps where project = $1 and run_id = $2 and id = $3' },
+    [project, run, id],
+  )
+  if (!row) throw new ApiError('step_not_found')
+  return row
+}
+
+const records = statement<
+  StartCall & { output?: unknown; attempt?: number | null; started_at?: string | null },
+  { action: string }
+>(
+  'steps.record',
+  [...startColumns, 'output json', 'attempt integer', 'started_at timestamptz'],
+  `${lockRuns}, decided as materialized (
+    select c.*, l.tid, l.event_seq, s.status as known, s.last_owner, case
+      when l.id is null then 'missing'
+      when not l.fresh or not ${firstOfStep} then 'again'
+      when l.status = 'cancelled' then 'cancelled'
+      when s.id is not null and s.input_hash <> c.hash then 'input_mismatch'
+      when s.status = 'completed' then case when s.last_owner = c.owner then 'repeated' else 'return' end
+      when l.status <> 'running' or l.lease_owner is distinct from c.owner then 'lease_lost'
+      when s.status = 'running' and s.lease_owner <> c.owner and s.lease_expires_at > now() then 'locked'
+      else 'recorded' end as action
+    from calls c
+    left join locked l on l.project = c.project and l.id = c.run
+    left join tidebase.steps s on s.project = c.project and s.run_id = c.run and s.id = c.id
+  ), numbered as materialized (
+    -- A step that was begun by a note of its own has had its first event.
+    select *, event_seq + sum(case when known = 'running' then 1 else 2 end)
+      over (partition by project, run order by i)::integer as seq
+    from decided where action = 'recorded'
+  ), written as (
+    insert into tidebase.steps as s (project, run_id, id, name, input_hash, input, options, replay_safe, status,
+      output, last_owner, attempt, position, started_at, completed_at)
+    select project, run, id, name, hash, input, options, safe, 'completed', output, owner, coalesce(attempt, 1),
+      seq - 1, least(started_at, now()), now()
+    from numbered
+    on conflict (project, run_id, id) do update set status = 'completed', output = excluded.output, error = null,
+      last_owner = excluded.last_owner, lease_owner = null, lease_expires_at = null,
+      attempt = greatest(s.attempt, excluded.attempt), completed_at = now(), updated_at = now()
+  ), bumped as (
+    update tidebase.runs r set event_seq = n.last, updated_at = now()
+    from (select tid, max(seq) as last from numbered group by tid) n where r.ctid = n.tid
+  ), news as materialized (
+    select project, run, seq - 1 as seq, 'step.started' as type,
+      ${stepPayload('id', "'name', name, 'attempt', coalesce(attempt, 1)")} as payload
+    from numbered where known is distinct from 'running'
+    union all
+    select project, run, seq, 'step.completed', ${stepPayload('id', "'name', name")} from numbered
+  ), ${appendEvents}
+  select i, action from decided`,
+)
+
+/**
+ * Begins and completes a step in one write, under the run's lease.
+ *
+ * @throws ApiError `run_not_found`, `lease_lost`, `contention`
+ */
+export async function recordStep(
+  engine: Engine,
+  caller: Caller,
+  run: string,
+  body: BodyOf<Routes['recordStep']>,
+): Promise<ReplyOf<Routes['recordStep']>> {
+  const call = {
+    ...startCall(caller, run, body, body.leaseOwner),
+    output: body.output,
+    attempt: body.attempt,
+    started_at: body.startedAt,
+  }
+  const { action } = await submit(engine, records, call)
+  if (action === 'missing') throw new ApiError('run_not_found')
+  if (action === 'lease_lost') throw new ApiError('lease_lost')
+  if (action === 'cancelled') return { action }
+  if (leaveAlone.has(action)) return recorded(engine, call, action)
+  if (action === 'recorded') engine.wakeups.run(caller.project, run)
+  return { action: 'recorded', stepId: wireId('step', call.id) }
+}
+
+/** SQL: what both ends of a step check first. */
+const endGuard = `when l.id is null then 'missing'
+      when s.id is null then case when l.fresh then 'no_step' else 'again' end
+      when not l.fresh or not ${firstOfStep} then 'again'`
+
+const completions = statement<StepCall & { owner: string; output?: unknown }, StepRow>(
+  'steps.complete',
+  ['project integer', 'run uuid', 'id uuid', 'owner text', 'output json'],
+  `${lockRuns}, decided as materialized (
+    select c.*, s.name, l.tid, l.event_seq, case
+      ${endGuard}
+      when s.status = 'completed' and s.last_owner = c.owner then 'repeated'
+      when l.status = 'cancelled' then 'cancelled'
+      when l.status = 'completed' or s.status <> 'running' or s.lease_owner <> c.owner then 'lease_lost'
+      else 'completed' end as action
+    from calls c
+    left join locked l on l.project = c.project and l.id = c.run
+    left join tidebase.steps s on s.project = c.project and s.run_id = c.run and s.id = c.id
+  ), numbered as materialized (
+    select *, event_seq + row_number() over (partition by project, run order by i)::integer as seq
+    from decided where action = 'completed'
+  ), completed as (
+    update tidebase.steps s set status = 'completed', output = n.output, error = null, last_owner = n.owner,
+      lease_owner = null, lease_expires_at = null, completed_at = now(), updated_at = now()
+    from numbered n where s.project = n.project and s.run_id = n.run and s.id = n.id
+    returning s.*
+  ), bumped as (
+    update tidebase.runs r set event_seq = n.last, updated_at = now()
+    from (select tid, max(seq) as last from numbered group by tid) n where r.ctid = n.tid
+  ), news as materialized (
+    select project, run, seq, 'step.completed' as type, ${stepPayload('id', "'name', name")} as payload from numbered
+  ), ${appendEvents}
+  select d.i, d.action, s.* from decided d
+  left join completed s on s.project = d.project and s.run_id = d.run and s.id = d.id and d.action = 'completed'`,
+)
+
+/**
+ * Records a step's output.
+ *
+ * @param stepId the id as the wire shows it
+ * @throws ApiError `run_not_found`, `step_not_found`, `run_cancelled`, `lease_lost`
+ */
+export async function completeStep(
+  engine: Engine,
+  caller: Caller,
+  run: string,
+  stepId: string,
+  body: BodyOf<Routes['completeStep']>,
+): Promise<ReplyOf<Routes['completeStep']>> {
+  const call = { project: caller.project, run, id: stepKey(stepId), owner: body.leaseOwner, output: body.output }
+  return endStep(engine, call, await submit(engine, completions, call))
+}
+
+function stepKey(stepId: string): string {
+  const id = parseId('step', stepId)
+  if (!id) throw new ApiError('step_not_found')
+  return id
+}
+
+async function endStep(engine: Engine, call: StepCall, row: StepRow & { action: string }): Promise<{ step: Step }> {
+  switch (row.action) {
+    case 'missing':
+      throw new ApiError('run_not_found')
+    case 'no_step':
+      throw new ApiError('step_not_found')
+    case 'cancelled':
+      throw new ApiError('run_cancelled')
+    case 'lease_lost':
+      throw new ApiError('lease_lost', 'The step’s lease is not yours.')
+    case 'repeated':
+      return { step: toStep(await readStep(engine.db.hot, call)) }
+  }
+  engine.wakeups.run(call.project, call.run)
+  return { step: toStep(row) }
+}
+
+const failures = statement<
+  StepCall & { owner: string; error: string; status: string; decision?: string | null },
+  StepRow
+>(
+  'steps.fail',
+  ['project integer', 'run uuid', 'id uuid', 'owner text', 'error text', 'status text', 'decision text'],
+  `${lockRuns}, decided as materialized (
+    select c.*, s.name, s.attempt, l.tid, l.event_seq, case
+      ${endGuard}
+      when s.status = c.status and s.last_owner = c.owner then 'repeated'
+      when l.status = 'cancelled' then 'cancelled'
+      when s.status <> 'running' or s.lease_owner <> c.owner then 'lease_lost'
+      else 'failed' end as action
+    from calls c
+    left join locked l on l.project = c.project and l.id = c.run
+    left join tidebase.steps s on s.project = c.project and s.run_id = c.run and s.id = c.id
+  ), numbered as materialized (
+    select *, event_seq + row_number() over (partition by project, run order by i)::integer as seq
+    from decided where action = 'failed'
+  ), failed as (
+    update tidebase.steps s set status = n.status, error = n.error, last_owner = n.owner,
+      lease_owner = null, lease_expires_at = null, updated_at = now()
+    from numbered n where s.project = n.project and s.run_id = n.run and s.id = n.id
+    returning s.*
+  ), bumped as (
+    update tidebase.runs r set event_seq = n.last, updated_at = now()
+    from (select tid, max(seq) as last from numbered group by tid) n where r.ctid = n.tid
+  ), news as materialized (
+    select project, run, seq, 'step.failed' as type, ${stepPayload(
+      'id',
+      "'name', name, 'attempt', attempt, 'error', error, 'status', status, 'resumeDecision', decision",
+    )} as payload from numbered
+  ), ${appendEvents}
+  select d.i, d.action, s.* from decided d
+  left join failed s on s.project = d.project and s.run_id = d.run and s.id = d.id and d.action = 'failed'`,
+)
+
+/**
+ * Records that a step failed and releases its lease.
+ *
+ * @throws ApiError `run_not_found`, `step_not_found`, `run_cancelled`, `lease_lost`
+ */
+export async function failStep(
+  engine: Engine,
+  caller: Caller,
+  run: string,
+  stepId: string,
+  body: BodyOf<Routes['failStep']>,
+): Promise<ReplyOf<Routes['failStep']>> {
+  const { retryable, resumeDecision: decision } = body
+  const status =
+    retryable || decision === 'auto_retry'
+      ? 'failed_retryable'
+      : decision === 'manual_review'
+        ? 'manual_review'
+        : 'failed'
+  const call = { project: caller.project, run, id: stepKey(stepId), owner: body.leaseOwner, error: body.error }
+  return endStep(engine, call, await submit(engine, failures, { ...call, status, decision }))
+}

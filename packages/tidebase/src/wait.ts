@@ -1,0 +1,62 @@
+// Long-polls: look, and look again when woken, until there is enough or the time is up.
+
+/** How often a waiter looks although nothing woke it, because a notification may have been lost, ms. */
+export const slowPollMs = 2_000
+
+/**
+ * Looks until there is enough or the time is up; the last look is the answer either way.
+ *
+ * @param options.look reads what is waited for
+ * @param options.enough whether that may be answered at once
+ * @param options.subscribe registers a wake-up and returns its removal
+ * @param options.waitMs how long to wait at most, ms; 0 looks once
+ * @param options.signal aborts the wait (the client went away, the server stops): the last look is answered
+ * @param options.soonerMs when to look again although nothing woke it, ms, from what was seen
+ */
+export async function waitFor<T>({
+  look,
+  enough,
+  subscribe,
+  waitMs,
+  signal,
+  soonerMs,
+}: {
+  look: () => Promise<T>
+  enough: (seen: T) => boolean
+  subscribe: (wake: () => void) => () => void
+  waitMs: number
+  signal: AbortSignal
+  soonerMs?: (seen: T) => number
+}): Promise<T> {
+  if (waitMs <= 0) return look()
+  const deadline = Date.now() + waitMs
+  let woken = false
+  let wake: (() => void) | undefined
+  // Subscribed before the first look: what happens in between is not missed.
+  const unsubscribe = subscribe(() => {
+    woken = true
+    wake?.()
+  })
+  try {
+    for (;;) {
+      woken = false
+      const seen = await look()
+      const left = deadline - Date.now()
+      if (enough(seen) || left <= 0 || signal.aborted) return seen
+      if (woken) continue
+      await new Promise<void>((resolve) => {
+        const stop = () => {
+          clearTimeout(timer)
+          signal.removeEventListener('abort', stop)
+          wake = undefined
+          resolve()
+        }
+        const timer = setTimeout(stop, Math.max(0, Math.min(left, slowPollMs, soonerMs?.(seen) ?? slowPollMs)))
+        signal.addEventListener('abort', stop)
+        wake = stop
+      })
+    }
+  } finally {
+    unsubscribe()
+  }
+}
