@@ -1,0 +1,144 @@
+// Executions: from a begun run to its recorded end. `run`, `work`, `webhook`, `child` and `attach` all pass here.
+//
+//   begin ─▶ completed before: its result
+//     └────▶ held: workflow function, heartbeats ─▶ returned  ─▶ complete
+//                                                ├▶ threw      ─▶ fail
+//                                                ├▶ told to stop ─▶ fail (`aborted`), so that the lease is free at once
+//                                                └▶ lost, cancelled ─▶ nothing is written
+import { backoff, delay } from './abort.ts'
+import type { BeginOptions, Engine, WorkflowFn } from './engine.ts'
+import { LeaseLostError, RunCancelledError, RunLeasedError } from './errors.ts'
+import { newOwner } from './ids.ts'
+import { Lease } from './lease.ts'
+import { RunContext } from './run.ts'
+import { errorText, failureClassOf, property } from './thrown.ts'
+import { type Checkpoint, type Run, recorded } from './types.ts'
+
+/** A run with the right to execute it. */
+export interface Held {
+  run: Run
+  leaseOwner: string
+  checkpoints: readonly Checkpoint[]
+}
+
+/**
+ * Begins a run.
+ *
+ * @returns the held run; or, when it is completed, the run alone
+ * @throws RunLeasedError while another worker holds it; RunCancelledError
+ */
+export async function begin(engine: Engine, runId: string, options: BeginOptions): Promise<Held | { done: Run }> {
+  const owner = options.leaseOwner ?? newOwner('sdk')
+  const patience = options.leaseWaitMs ?? 0
+  const started = performance.now()
+  for (let attempt = 0; ; attempt++) {
+    try {
+      const { run, leaseOwner, checkpoints } = await engine.transport.call('beginRun', {
+        params: { runId },
+        query: { include: 'checkpoints' },
+        headers: { 'x-tidebase-worker': owner },
+        signal: options.signal,
+        // A long history is a long answer.
+        timeoutMs: 120_000,
+      })
+      if (run.status === 'completed') return { done: run }
+      return { run, leaseOwner: leaseOwner ?? owner, checkpoints: checkpoints ?? [] }
+    } catch (error) {
+      const pause = backoff(attempt, 100, 1_000)
+      if (!(error instanceof RunLeasedError) || performance.now() - started + pause > patience) throw error
+      await delay(pause, options.signal)
+    }
+  }
+}
+
+/**
+ * Begins a run and executes it; a completed one gives its recorded result.
+ *
+ * @throws what the workflow throws, and as `begin`
+ */
+export async function resume<Input, Output>(
+  engine: Engine,
+  runId: string,
+  fn: WorkflowFn<Input, Output>,
+  options: BeginOptions,
+): Promise<Output> {
+  const begun = await begin(engine, runId, options)
+  if ('done' in begun) return recorded<Output>(begun.done.result)
+  return execute(engine, begun, fn, options.signal)
+}
+
+/**
+ * Executes a held run to its end and records that end.
+ *
+ * @param outer stops the execution: it fails with class `aborted` and the signal's reason is thrown
+ * @returns the workflow's value
+ * @throws what the workflow throws; RunCancelledError or LeaseLostError when the run is not ours any more
+ */
+export async function execute<Input, Output>(
+  engine: Engine,
+  held: Held,
+  fn: WorkflowFn<Input, Output>,
+  outer?: AbortSignal,
+): Promise<Output> {
+  const lease = new Lease(engine.transport, held.run, held.leaseOwner, outer)
+  try {
+    const context = new RunContext(engine, lease, held.run, held.checkpoints)
+    const result = await unlessStopped(lease, () => fn(context, recorded<Input>(held.run.input)))
+    await complete(engine, lease, held.run, result)
+    return result
+  } catch (error) {
+    if (!lease.lost) await fail(engine, lease, error)
+    throw lease.lost ? lease.signal.reason : error
+  } finally {
+    lease.close()
+  }
+}
+
+/** The workflow's outcome, or the reason to stop, whichever is first: a function that ignores its signal is left behind. */
+function unlessStopped<T>(lease: Lease, work: () => T | Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    lease.signal.addEventListener('abort', () => reject(lease.signal.reason), { once: true })
+    lease.check()
+    resolve(work())
+  })
+}
+
+/**
+ * Records the result.
+ *
+ * @throws RunCancelledError, LeaseLostError, or why it cannot be recorded
+ */
+export async function complete(engine: Engine, lease: Lease, run: Run, result: unknown): Promise<void> {
+  try {
+    const reply = await lease.call('completeRun', {
+      params: { runId: run.id },
+      body: { result, leaseOwner: lease.owner },
+    })
+    if (reply.run.status === 'cancelled') lease.stop(new RunCancelledError(run.id))
+    lease.check()
+  } catch (error) {
+    // An answer that was lost, and the repetition that found the lease given back: the attempt tells that it was ours.
+    if (!(error instanceof LeaseLostError)) throw error
+    const { run: now } = await engine.transport.call('getRun', { params: { runId: run.id }, query: { include: 'run' } })
+    if (now.status !== 'completed' || now.attempt !== run.attempt) throw error
+  }
+}
+
+/** Records the failure, if that can be done; the error itself is the caller's to throw. */
+export async function fail(engine: Engine, lease: Lease, error: unknown): Promise<void> {
+  const aborted = lease.signal.aborted
+  try {
+    await engine.transport.call('failRun', {
+      params: { runId: lease.runId },
+      body: {
+        error: errorText(error),
+        failureClass: failureClassOf(error) ?? (aborted ? 'aborted' : undefined),
+        leaseOwner: lease.owner,
+      },
+      // When the server is away its lease ends by itself; who stops wants to stop.
+      ...(aborted || property(error, 'code') === 'unreachable' ? { retryForMs: 3_000, timeoutMs: 3_000 } : {}),
+    })
+  } catch {
+    // Taken over, cancelled, or out of reach: then the reconciler, or who took over, has the last word.
+  }
+}

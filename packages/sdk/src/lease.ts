@@ -1,0 +1,133 @@
+// A held run: who executes it, the heartbeat that keeps it, and the signal that tells when it is over.
+//
+//   held ──close()──────────────────────────▶ over        the execution ended by itself
+//     └────stop(error)──────────────────────▶ over        cancelled, taken over, or told to stop
+//
+// Invariants: every write of an execution passes `call`; after `over` nothing more is sent; the first reason wins.
+// Fencing is the server's: this only learns of it early and stops the work.
+import { setMaxListeners } from 'node:events'
+import { onAbort } from './abort.ts'
+import type { CallName, CallReply, CallRequest } from './endpoints.ts'
+import { LeaseLostError, RunCancelledError, TidebaseError } from './errors.ts'
+import { property } from './thrown.ts'
+import type { Transport } from './transport.ts'
+import type { Run } from './types.ts'
+
+const longestBeatMs = 20_000
+
+/** The lease of one execution of a run. Heartbeats start with it and end with `close` or `stop`. */
+export class Lease {
+  readonly runId: string
+  readonly owner: string
+  readonly #transport: Transport
+  readonly #controller = new AbortController()
+  readonly #lengthMs: number
+  #timer: ReturnType<typeof setTimeout> | undefined
+  #unwatch: () => void
+
+  /**
+   * @param transport the way to the server
+   * @param run the run as begin or claim answered it
+   * @param owner who holds the lease
+   * @param outer stops the execution from outside
+   */
+  constructor(transport: Transport, run: Run, owner: string, outer?: AbortSignal) {
+    this.runId = run.id
+    this.owner = owner
+    this.#transport = transport
+    this.#lengthMs = leaseLength(run)
+    // Steps in parallel may each listen, and many of them do so inside `fetch`, out of our hands.
+    setMaxListeners(0, this.#controller.signal)
+    this.#unwatch = onAbort(outer, () => this.stop(outer?.reason))
+    this.#beatIn(this.#beatMs)
+  }
+
+  /** Aborts when the execution is over, however it ends; `reason` tells why. */
+  get signal(): AbortSignal {
+    return this.#controller.signal
+  }
+
+  /** Whether the run belongs to somebody else now, or to nobody: nothing may be written about it. */
+  get lost(): boolean {
+    return this.signal.aborted && isLoss(this.signal.reason)
+  }
+
+  /** @throws the reason, when the execution is over */
+  check(): void {
+    this.signal.throwIfAborted()
+  }
+
+  /**
+   * Calls a route on behalf of this execution.
+   *
+   * @throws LeaseLostError or RunCancelledError when the server says so, and from then on at once
+   */
+  async call<N extends CallName>(name: N, request: CallRequest<N>): Promise<CallReply<N>> {
+    this.check()
+    try {
+      return await this.#transport.call(name, { ...request, signal: request.signal ?? this.signal })
+    } catch (error) {
+      if (isLoss(error)) this.stop(error)
+      this.check()
+      throw error
+    }
+  }
+
+  /** Ends the execution with a reason: the signal aborts and every call from now on throws it. */
+  stop(reason: unknown): void {
+    clearTimeout(this.#timer)
+    this.#unwatch()
+    this.#controller.abort(reason)
+  }
+
+  /** Ends the execution: it has said its last word. Work it left running is told to stop. */
+  close(): void {
+    this.stop(
+      new TidebaseError(`The execution of run ${this.runId} has ended.`, {
+        code: 'run_ended',
+        hint: 'Await everything that the workflow starts before it returns.',
+      }),
+    )
+  }
+
+  get #beatMs(): number {
+    return Math.min(this.#lengthMs / 3, longestBeatMs)
+  }
+
+  #beatIn(ms: number): void {
+    if (!this.signal.aborted) this.#timer = setTimeout(() => void this.#beat(), ms)
+  }
+
+  async #beat(): Promise<void> {
+    try {
+      await this.call('heartbeatRun', {
+        params: { runId: this.runId },
+        body: { leaseOwner: this.owner },
+        // The next beat is the repetition. Whoever takes over meanwhile does so by the server's clock, not by ours.
+        retryForMs: 0,
+        timeoutMs: Math.max(this.#lengthMs / 3, 1_000),
+      })
+      this.#beatIn(this.#beatMs)
+    } catch {
+      this.#beatIn(Math.min(this.#beatMs, Math.max(this.#lengthMs / 20, 50)))
+    }
+  }
+}
+
+/**
+ * How long leases last, from one reply of the server: both times are of its clock, so ours may be wrong. An answer
+ * without them counts as the default length.
+ */
+function leaseLength(run: Run): number {
+  const ms = Date.parse(run.leaseExpiresAt ?? '') - Date.parse(run.updatedAt)
+  return ms > 0 ? ms : 60_000
+}
+
+/** Whether an error means that this execution may not write about its run any more. */
+export function isLoss(error: unknown): boolean {
+  return (
+    error instanceof LeaseLostError ||
+    error instanceof RunCancelledError ||
+    (error instanceof TidebaseError && property(error, 'code') === 'run_not_found')
+  )
+}

@@ -1,0 +1,315 @@
+// Steps: the units of work whose outputs are checkpoints. One execution of a run has one `Steps`.
+//
+//   recorded before ─────────────────────────────────────────────────▶ its output, the function does not run
+//   replay-safe:   run ──(after 100 ms: begin, as a note)──▶ record  ─▶ one durable write, after the work
+//   otherwise:     begin ─▶ run ─▶ complete                            a durable begin first, so that a crash in the
+//                                                                       middle is seen and not silently repeated
+//   failed:        [begin] ─▶ fail ─▶ StepError
+//
+// Invariants: a recorded output wins over a computed one; the function of a step that is recorded never runs; a step
+// called twice at once runs once.
+import { resumeDecision } from '@tidebase/wire/contract'
+import { backoff, delay, onAbort } from './abort.ts'
+import type { CallReply } from './endpoints.ts'
+import { InputMismatchError, RunCancelledError, StepError, StepTimeoutError, TidebaseError } from './errors.ts'
+import { inputHash } from './hash.ts'
+import type { Lease } from './lease.ts'
+import { errorText, property } from './thrown.ts'
+import { type Checkpoint, recorded } from './types.ts'
+
+/** How a step runs, and what may happen to it when it is not known how it ended. */
+export interface StepOptions {
+  /** Any JSON. Recorded and hashed: on replay the step must be called with the same. */
+  input?: unknown
+  /** Number the calls of this name, in order: `llm#1`, `llm#2`, … For steps in loops. */
+  each?: boolean
+  /** How often the function is tried again after it threw; 0 unless given. An error with `retryable: false` is final. */
+  retries?: number
+  /** Milliseconds before the first retry, doubling; 500 unless given. */
+  backoffMs?: number
+  /** How long one try may take, in milliseconds. The function's signal aborts then. */
+  timeoutMs?: number
+  /** What it does to the world, such as `['email.send']`. `['read']` counts as none. */
+  sideEffects?: string[]
+  /** A key that makes repeating the side effect harmless. The function gets it, to pass on. */
+  idempotencyKey?: string
+  /** After an unknown outcome: `auto` repeat, `manual` ask a human, `never` fail. */
+  replay?: 'auto' | 'manual' | 'never'
+  /** What is true of the world once the step is recorded. For people. */
+  checkpointInvariant?: string
+  /** What showed it. For people. */
+  verifiedBy?: unknown
+  /** Which credentials it uses (names, never secrets). For people. */
+  credentials?: unknown
+}
+
+/** What a step's function gets. */
+export interface StepContext {
+  /** Aborts at the time limit and when the run is over. Pass it on to `fetch` and the like. */
+  signal: AbortSignal
+  /** 1 for the first try in this execution. */
+  attempt: number
+  /** The name the step is recorded under. */
+  name: string
+  idempotencyKey: string | undefined
+}
+
+/** The work of a step. Its output is recorded as JSON. */
+export type StepFn<T> = (step: StepContext) => T | Promise<T>
+
+type Tried<T> = { attempt: number } & ({ value: T } | { error: unknown })
+/** A step with everything that identifies it on the wire. */
+type Call = { name: string; hash: string; options: StepOptions }
+
+/** After this long, people looking at the run want to see what it is doing. */
+const noteAfterMs = 100
+
+export class Steps {
+  readonly #lease: Lease
+  readonly #checkpoints: Map<string, Checkpoint>
+  readonly #finished = new Set<string>()
+  readonly #active = new Map<string, { hash: string; outcome: Promise<unknown> }>()
+  readonly #counts = new Map<string, number>()
+
+  /**
+   * @param lease the run being executed
+   * @param checkpoints the steps it has completed already
+   */
+  constructor(lease: Lease, checkpoints: readonly Checkpoint[]) {
+    this.#lease = lease
+    this.#checkpoints = new Map(checkpoints.map((each) => [each.name, each]))
+  }
+
+  /**
+   * Runs a step, or gives the output it had.
+   *
+   * @param name its name in the run
+   * @param options see StepOptions
+   * @param fn the work
+   * @returns the output: the function's value, or what was recorded of it
+   * @throws StepError, InputMismatchError, and whatever ended the run
+   */
+  async run<T>(name: string, options: StepOptions, fn: StepFn<T>): Promise<T> {
+    this.#lease.check()
+    const step = { name: options.each ? this.number(name) : name, hash: inputHash(options.input), options }
+    const active = this.#active.get(step.name)
+    if (active) {
+      if (active.hash !== step.hash) throw new InputMismatchError(step.name, active.hash, step.hash)
+      return recorded<T>(await active.outcome)
+    }
+    const outcome = this.#outcome(step, fn)
+    this.#active.set(step.name, { hash: step.hash, outcome })
+    try {
+      return await outcome
+    } finally {
+      this.#active.delete(step.name)
+    }
+  }
+
+  /**
+   * The next numbered name: `llm#1`, then `llm#2`. Numbers follow the order of the calls, which a deterministic
+   * workflow repeats when it is resumed.
+   */
+  number(name: string): string {
+    const count = (this.#counts.get(name) ?? 0) + 1
+    this.#counts.set(name, count)
+    return `${name}#${count}`
+  }
+
+  async #outcome<T>(step: Call, fn: StepFn<T>): Promise<T> {
+    const checkpoint = this.#checkpoints.get(step.name)
+    if (checkpoint) {
+      if (checkpoint.inputHash !== step.hash) throw new InputMismatchError(step.name, checkpoint.inputHash, step.hash)
+      // Given out once and then let go, so that a long run does not keep every output; the server still has it.
+      this.#checkpoints.delete(step.name)
+      this.#finished.add(step.name)
+      return recorded<T>(checkpoint.output)
+    }
+    const known = this.#finished.has(step.name)
+    const safe = resumeDecision(step.options) === 'safe_replay'
+    const value = await (safe && !known ? this.#runThenRecord(step, fn) : this.#beginThenRun(step, fn))
+    this.#finished.add(step.name)
+    return value
+  }
+
+  async #runThenRecord<T>(step: Call, fn: StepFn<T>): Promise<T> {
+    const startedAt = new Date().toISOString()
+    const note = this.#note(step)
+    const tried = await this.#try(step, fn)
+    note.cancel()
+    if ('error' in tried) {
+      await note.sent()
+      return this.#fail<T>(step, tried, undefined)
+    }
+    try {
+      const reply = await this.#untilFree(() =>
+        this.#lease.call('recordStep', {
+          params: { runId: this.#lease.runId },
+          body: {
+            ...this.#start(step),
+            leaseOwner: this.#lease.owner,
+            output: tried.value,
+            attempt: tried.attempt,
+            startedAt,
+          },
+        }),
+      )
+      if (reply.action === 'recorded') return tried.value
+      return recorded<T>(this.#settled(step, reply))
+    } catch (error) {
+      if (!isUnfit(error)) throw error
+      return this.#fail<T>(step, { attempt: tried.attempt, error }, undefined)
+    }
+  }
+
+  async #beginThenRun<T>(step: Call, fn: StepFn<T>): Promise<T> {
+    const begun = await this.#begin(step)
+    if (begun.action !== 'execute') return recorded<T>(this.#settled(step, begun))
+    const stepId = begun.step.id
+    const tried = await this.#try(step, fn, () => this.#begin(step))
+    if ('error' in tried) return this.#fail<T>(step, tried, stepId)
+    try {
+      await this.#lease.call('completeStep', {
+        params: { runId: this.#lease.runId, stepId },
+        body: { leaseOwner: this.#lease.owner, output: tried.value },
+      })
+      return tried.value
+    } catch (error) {
+      // A repeated call whose first answer was lost: what is recorded is what counts.
+      if (property(error, 'code') === 'step_finished') return recorded<T>(this.#settled(step, await this.#begin(step)))
+      if (!isUnfit(error)) throw error
+      return this.#fail<T>(step, { attempt: tried.attempt, error }, stepId)
+    }
+  }
+
+  #begin(step: Call) {
+    return this.#untilFree(() =>
+      this.#lease.call('beginStep', {
+        params: { runId: this.#lease.runId },
+        body: { ...this.#start(step), leaseOwner: this.#lease.owner },
+      }),
+    )
+  }
+
+  /** Records the failure and throws it, unless an output turns out to be recorded: that wins. */
+  async #fail<T>(step: Call, failed: { attempt: number; error: unknown }, stepId: string | undefined): Promise<T> {
+    this.#lease.check()
+    const decision = resumeDecision(step.options)
+    try {
+      const begun = stepId === undefined ? await this.#begin(step) : undefined
+      if (begun && begun.action !== 'execute') return recorded<T>(this.#settled(step, begun))
+      await this.#lease.call('failStep', {
+        params: { runId: this.#lease.runId, stepId: begun ? begun.step.id : (stepId ?? '') },
+        body: {
+          leaseOwner: this.#lease.owner,
+          error: errorText(failed.error),
+          retryable: decision === 'safe_replay',
+          resumeDecision: decision,
+        },
+      })
+    } catch (error) {
+      this.#lease.check()
+      if (error instanceof InputMismatchError) throw error
+      // What went wrong in the step matters more than that it could not be written down.
+    }
+    throw new StepError(step.name, failed.attempt, failed.error)
+  }
+
+  /** The recorded output of a step that is not ours to run, or the error that stands for the answer. */
+  #settled(step: Call, reply: Exclude<CallReply<'beginStep'> | CallReply<'recordStep'>, { action: 'recorded' }>) {
+    if (reply.action === 'return') return reply.output
+    if (reply.action === 'cancelled') {
+      this.#lease.stop(new RunCancelledError(this.#lease.runId))
+      this.#lease.check()
+    }
+    if (reply.action === 'input_mismatch')
+      throw new InputMismatchError(step.name, reply.expectedInputHash, reply.actualInputHash)
+    throw new TidebaseError(`Step "${step.name}" was answered with "${reply.action}".`, {
+      code: 'unexpected_answer',
+      hint: 'Use an SDK and a server of the same release.',
+    })
+  }
+
+  /** Repeats a call while another worker's lease of the step lives. It ends with that worker or with its lease. */
+  async #untilFree<R extends { action: string }>(call: () => Promise<R>): Promise<R> {
+    for (let attempt = 0; ; attempt++) {
+      const reply = await call()
+      if (reply.action !== 'locked') return reply
+      await delay(backoff(attempt, 50, 1_000), this.#lease.signal)
+    }
+  }
+
+  /** Tells the server, after a while and without waiting for it, that the step is running. */
+  #note(step: Call) {
+    let sent: Promise<unknown> = Promise.resolve()
+    const timer = setTimeout(() => {
+      sent = this.#lease
+        .call('beginStep', {
+          params: { runId: this.#lease.runId },
+          body: { ...this.#start(step), leaseOwner: this.#lease.owner },
+          retryForMs: 0,
+          timeoutMs: 5_000,
+        })
+        // Only a courtesy: the record says everything again. Losing the run is noticed by the lease.
+        .catch(() => undefined)
+    }, noteAfterMs)
+    return {
+      cancel: () => clearTimeout(timer),
+      /** A note that arrives after the step failed would show it running for ever; after a record it is harmless. */
+      sent: () => sent,
+    }
+  }
+
+  #start(step: Call) {
+    return { name: step.name, inputHash: step.hash, input: step.options.input, options: wireOptions(step.options) }
+  }
+
+  /** Tries the function as often as it may be tried. Throws only what ended the run. */
+  async #try<T>(step: Call, fn: StepFn<T>, beforeRetry?: () => Promise<unknown>): Promise<Tried<T>> {
+    const { retries = 0, backoffMs = 500 } = step.options
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return { attempt, value: await this.#attempt(step, fn, attempt) }
+      } catch (error) {
+        this.#lease.check()
+        if (attempt > retries || property(error, 'retryable') === false) return { attempt, error }
+        await delay(backoff(attempt - 1, backoffMs, Math.max(backoffMs, 30_000)), this.#lease.signal)
+        await beforeRetry?.()
+      }
+    }
+  }
+
+  /** One try, within its time limit. A function that ignores its signal is left behind, not waited for. */
+  async #attempt<T>(step: Call, fn: StepFn<T>, attempt: number): Promise<T> {
+    const { timeoutMs, idempotencyKey } = step.options
+    const controller = new AbortController()
+    let timer: ReturnType<typeof setTimeout> | undefined
+    let unwatch = () => {}
+    try {
+      return await new Promise<T>((resolve, reject) => {
+        const stop = (reason: unknown) => {
+          controller.abort(reason)
+          reject(reason)
+        }
+        unwatch = onAbort(this.#lease.signal, () => stop(this.#lease.signal.reason))
+        if (timeoutMs) timer = setTimeout(() => stop(new StepTimeoutError(step.name, timeoutMs)), timeoutMs)
+        resolve(fn({ signal: controller.signal, attempt, name: step.name, idempotencyKey }))
+      })
+    } finally {
+      clearTimeout(timer)
+      unwatch()
+    }
+  }
+}
+
+/** Whether the output itself is at fault: it cannot be recorded, however often that is tried. */
+function isUnfit(error: unknown): boolean {
+  const code = property(error, 'code')
+  return code === 'not_json' || code === 'body_too_large' || code === 'invalid_body' || code === 'invalid_json'
+}
+
+/** The options as they are recorded: those of the resume contract and of retrying, and none when none are given. */
+function wireOptions(options: StepOptions) {
+  const { input: _, each: __, ...rest } = options
+  return Object.values(rest).some((value) => value !== undefined) ? rest : undefined
+}

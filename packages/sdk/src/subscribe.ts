@@ -1,0 +1,108 @@
+// Following a run's events: backlog, then live, across lost connections and restarts of the server.
+// Invariants: each event comes once, in order of `seq`; leaving the loop closes the connection.
+import { backoff, delay, onAbort } from './abort.ts'
+import { TidebaseError } from './errors.ts'
+import { parseEventStream } from './sse.ts'
+import type { Transport } from './transport.ts'
+import type { RunEvent } from './types.ts'
+
+export interface SubscribeOptions {
+  /** Only events with a higher `seq`; 0 (all) unless given. */
+  after?: number
+  /** Ends the subscription by throwing the signal's reason. */
+  signal?: AbortSignal
+  /** Go on after the run has ended: a failed run may be resumed. */
+  follow?: boolean
+}
+
+// The server sends a comment every 15 s; silence of three times that is a dead connection.
+const silenceMs = 45_000
+
+/** Follows a run; see `Runs.subscribe`. */
+export async function* subscribe(
+  transport: Transport,
+  runId: string,
+  options: SubscribeOptions,
+): AsyncGenerator<RunEvent, void, undefined> {
+  let after = options.after ?? 0
+  if (after > 0 && !options.follow && (await isOver(transport, runId, after, options.signal))) return
+  let connected = false
+  for (let failures = 0; ; ) {
+    const response = await transport.stream({
+      params: { runId },
+      query: { after },
+      headers: { accept: 'text/event-stream', ...(after ? { 'last-event-id': String(after) } : {}) },
+      signal: options.signal,
+      // Once connected, an outage of any length is waited out; before, a wrong address is worth an error.
+      retryForMs: connected ? Number.POSITIVE_INFINITY : undefined,
+    })
+    connected = true
+    for await (const event of events(response, options.signal)) {
+      failures = 0
+      if (event.seq <= after) continue
+      after = event.seq
+      yield event
+      if (options.follow) continue
+      if (event.type === 'run.completed' || event.type === 'run.cancelled') return
+      if (event.type === 'run.failed' && (await isOver(transport, runId, after, options.signal))) return
+    }
+    await delay(backoff(failures++), options.signal)
+  }
+}
+
+/** The events of one connection; ends with it, however it ends. */
+async function* events(response: Response, signal: AbortSignal | undefined): AsyncGenerator<RunEvent> {
+  const reader = response.body?.getReader()
+  if (!reader) return
+  const close = () => void reader.cancel().catch(() => undefined)
+  const unwatch = onAbort(signal, close)
+  let silence = setTimeout(close, silenceMs)
+  async function* chunks(from: NonNullable<typeof reader>): AsyncGenerator<Uint8Array> {
+    for (;;) {
+      const { done, value } = await from.read().catch(() => ({ done: true, value: undefined }) as const)
+      if (done || !value) return
+      clearTimeout(silence)
+      silence = setTimeout(close, silenceMs)
+      yield value
+    }
+  }
+  try {
+    for await (const message of parseEventStream(chunks(reader))) {
+      if (message.event !== 'message') continue
+      const event: RunEvent = JSON.parse(message.data)
+      yield event
+    }
+    signal?.throwIfAborted()
+  } finally {
+    clearTimeout(silence)
+    unwatch()
+    close()
+  }
+}
+
+/** Whether the run has ended and nothing happened to it after an event. */
+async function isOver(
+  transport: Transport,
+  runId: string,
+  after: number,
+  signal: AbortSignal | undefined,
+): Promise<boolean> {
+  const { run, events } = await transport.call('getRun', {
+    params: { runId },
+    query: { include: 'events', eventsAfter: after, eventsLimit: 1 },
+    signal,
+  })
+  return ended.has(run.status) && events.length === 0
+}
+
+/** Statuses in which nothing executes a run and nothing will by itself. */
+export const ended: ReadonlySet<string> = new Set(['completed', 'failed', 'cancelled'])
+
+/** Makes sure that a program that waits for a run which nobody will end can tell why. */
+export function stillRunning(runId: string, timeoutMs: number): TidebaseError {
+  return new TidebaseError(`Run ${runId} did not end within ${timeoutMs} ms.`, {
+    code: 'wait_timeout',
+    hint: 'Look at it with tide.runs.get; a pending run waits for a program to begin it, a queued one for a worker.',
+    retryable: true,
+  })
+}

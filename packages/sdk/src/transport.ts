@@ -1,0 +1,244 @@
+// Transport: the one way to the server. Every call of the SDK passes `call`, so that calls of one turn of the event
+// loop can later leave together in one request.
+// Invariants: a call repeats only what is safe to repeat (see endpoints.ts); every try has a time limit; nothing (timer,
+// listener, request) outlives the call; the API key appears in no error.
+import { backoff, delay, onAbort } from './abort.ts'
+import {
+  type CallName,
+  type CallOptions,
+  type CallReply,
+  type CallRequest,
+  endpoints,
+  type Query,
+} from './endpoints.ts'
+import { errorFromReply, TidebaseError, UnreachableError } from './errors.ts'
+import { property } from './thrown.ts'
+
+/** The part of `fetch` that is used. */
+export type Fetch = (url: string, init: RequestInit) => Promise<Response>
+
+export interface TransportOptions {
+  /** Address of the server, with or without a path and trailing slash. */
+  url: string
+  apiKey?: string | undefined
+  fetch?: Fetch | undefined
+  /** How long a call is repeated during an outage, in milliseconds. */
+  retryForMs: number
+  /** How long one try may take, in milliseconds. */
+  timeoutMs: number
+}
+
+// A server that never answered is more likely not there than restarting: say so soon.
+const firstContactMs = 3_000
+// A server that fails to answer may fail for this very request; it is not asked for as long as one that is away.
+const internalErrorTries = 3
+
+/** Makes calls to one server. */
+export class Transport {
+  readonly url: string
+  #options: TransportOptions
+  #headers: Record<string, string>
+  #reached = false
+
+  constructor(options: TransportOptions) {
+    this.url = serverUrl(options.url)
+    this.#options = options
+    const key = options.apiKey?.trim()
+    if (key && !/^[\x21-\x7e]+$/.test(key))
+      throw new TidebaseError('The API key has characters that no key has.', {
+        code: 'invalid_api_key',
+        hint: 'Check TIDEBASE_API_KEY: it must be one word without spaces or line breaks.',
+      })
+    this.#headers = { accept: 'application/json', ...(key ? { authorization: `Bearer ${key}` } : {}) }
+  }
+
+  /**
+   * Calls a route.
+   *
+   * @param name the route's name in the contract
+   * @param request path parameters, query and body, and how long to insist
+   * @returns the reply
+   * @throws TidebaseError (or the class for its code) when the server refuses; UnreachableError when no answer came in
+   *   time; the signal's reason when it aborts
+   */
+  async call<N extends CallName>(name: N, request: CallRequest<N>): Promise<CallReply<N>> {
+    const { response, text } = await this.#insist(name, request, async (response) => ({
+      response,
+      text: await response.text(),
+    }))
+    const reply = parse<CallReply<N>>(text)
+    if (reply === undefined)
+      throw new TidebaseError(`${this.url} answered ${response.status} with something that is not JSON.`, {
+        status: response.status,
+        code: 'bad_reply',
+        hint: 'Check that TIDEBASE_URL is the address of a Tidebase server, not of a proxy’s page.',
+      })
+    return reply.value
+  }
+
+  /**
+   * Opens the event stream of a run. The time limit covers the answer's head only.
+   *
+   * @returns an answer whose body is an event stream
+   * @throws as `call`
+   */
+  async stream(request: CallRequest<'streamEvents'>): Promise<Response> {
+    return this.#insist('streamEvents', request, async (response) => response)
+  }
+
+  async #insist<N extends CallName, T>(
+    name: N,
+    request: CallRequest<N>,
+    read: (response: Response) => Promise<T>,
+  ): Promise<T> {
+    const [method, path, once]: readonly [string, string, 'once'?] = endpoints[name]
+    const params: unknown = 'params' in request ? request.params : undefined
+    const url = this.url + fill(path, params) + queryString(request.query)
+    const init: RequestInit = { method, redirect: 'manual', headers: { ...this.#headers, ...request.headers } }
+    if ('body' in request && request.body !== undefined) {
+      init.body = encode(name, request.body)
+      init.headers = { ...init.headers, 'content-type': 'application/json' }
+    }
+    const runId = property(params, 'runId')
+    const started = performance.now()
+    for (let attempt = 0; ; attempt++) {
+      request.signal?.throwIfAborted()
+      const outcome = await this.#once(url, init, request, typeof runId === 'string' ? runId : '', read)
+      if ('value' in outcome) return outcome.value
+      const { error, retryAfterMs } = outcome
+      if (request.signal?.aborted) throw request.signal.reason
+      if (!error.retryable || error.code === 'run_leased') throw error
+      if (once && !unsent(error)) throw error
+      if (error.status === 500 && attempt + 1 >= internalErrorTries) throw error
+      const patience = request.retryForMs ?? this.#patience()
+      const pause = Math.max(backoff(attempt), retryAfterMs ?? 0)
+      if (performance.now() - started + pause > patience) throw error
+      await delay(pause, request.signal)
+    }
+  }
+
+  async #once<T>(
+    url: string,
+    init: RequestInit,
+    options: CallOptions,
+    runId: string,
+    read: (response: Response) => Promise<T>,
+  ): Promise<{ value: T } | { error: TidebaseError; retryAfterMs?: number | undefined }> {
+    const limit = options.timeoutMs ?? this.#options.timeoutMs
+    const controller = new AbortController()
+    const unwatch = onAbort(options.signal, () => controller.abort(options.signal?.reason))
+    let late = false
+    const timer = setTimeout(() => {
+      late = true
+      controller.abort()
+    }, limit)
+    try {
+      const fetch = this.#options.fetch ?? globalThis.fetch
+      const response = await fetch(url, { ...init, signal: controller.signal })
+      this.#reached = true
+      if (response.ok) return { value: await read(response) }
+      if (response.status >= 300 && response.status < 400) return { error: await redirected(this.url, response) }
+      const body = parse<unknown>(await response.text())
+      return {
+        error: errorFromReply(response.status, body?.value, runId),
+        retryAfterMs: retryAfter(response.headers.get('retry-after')),
+      }
+    } catch (error) {
+      const what = late ? `no answer within ${limit} ms` : networkText(error)
+      return { error: new UnreachableError(this.url, what, !late && refused(error), error) }
+    } finally {
+      clearTimeout(timer)
+      unwatch()
+    }
+  }
+
+  #patience(): number {
+    return this.#reached ? this.#options.retryForMs : Math.min(this.#options.retryForMs, firstContactMs)
+  }
+}
+
+function serverUrl(given: string): string {
+  const url = URL.canParse(given) ? new URL(given) : undefined
+  if (!url || !/^https?:$/.test(url.protocol))
+    throw new TidebaseError(`"${given}" is not the address of a server.`, {
+      code: 'invalid_url',
+      hint: 'Set TIDEBASE_URL to an http or https address, such as http://127.0.0.1:7373.',
+    })
+  return (url.origin + url.pathname).replace(/\/+$/, '')
+}
+
+function fill(path: string, params: unknown): string {
+  return path.replace(/:(\w+)/g, (_, key: string) => encodeURIComponent(String(property(params, key))))
+}
+
+function queryString(query: Query | undefined): string {
+  const search = new URLSearchParams()
+  for (const [key, value] of Object.entries(query ?? {}))
+    if (value !== undefined && value !== null) search.append(key, String(value))
+  return search.size ? `?${search}` : ''
+}
+
+function encode(name: string, body: unknown): string {
+  try {
+    return JSON.stringify(body)
+  } catch (cause) {
+    throw new TidebaseError(`What was given to ${name} is not JSON: ${networkText(cause)}.`, {
+      code: 'not_json',
+      hint: 'Inputs, outputs, states and results are stored as JSON: no cycles, no BigInt.',
+      cause,
+    })
+  }
+}
+
+function parse<T>(text: string): { value: T } | undefined {
+  try {
+    // The server's replies are taken at their word: that they match the contract is the server's to prove.
+    return { value: JSON.parse(text) }
+  } catch {
+    return undefined
+  }
+}
+
+async function redirected(url: string, response: Response): Promise<TidebaseError> {
+  await response.body?.cancel()
+  return new TidebaseError(`${url} redirects to ${response.headers.get('location') ?? 'another address'}.`, {
+    status: response.status,
+    code: 'redirected',
+    hint: 'Set TIDEBASE_URL to the address it redirects to, when you trust it: redirects are not followed.',
+  })
+}
+
+/** Milliseconds from a Retry-After header: seconds or an HTTP date. */
+function retryAfter(header: string | null): number | undefined {
+  if (!header) return undefined
+  const seconds = Number(header)
+  const ms = Number.isFinite(seconds) ? seconds * 1_000 : Date.parse(header) - Date.now()
+  return Number.isFinite(ms) ? Math.max(0, ms) : undefined
+}
+
+// Causes with which no byte of the request can have reached the server.
+const unsentCodes =
+  /^(ECONNREFUSED|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH|UND_ERR_CONNECT_TIMEOUT|ConnectionRefused)$/
+
+function refused(error: unknown): boolean {
+  const code = property(property(error, 'cause'), 'code') ?? property(error, 'code')
+  return typeof code === 'string' && unsentCodes.test(code)
+}
+
+/**
+ * Whether the server certainly has not acted: it was not there, or says so. `database_unavailable` does not say so: the
+ * connection may have broken between the commit and its acknowledgement.
+ */
+function unsent(error: TidebaseError): boolean {
+  return error instanceof UnreachableError ? error.unsent : /^(contention|shutting_down)$/.test(error.code)
+}
+
+function networkText(error: unknown): string {
+  const cause = property(error, 'cause')
+  const code = property(cause, 'code') ?? property(error, 'code')
+  if (code === 'ECONNREFUSED') return 'connection refused'
+  if (code === 'ECONNRESET' || code === 'UND_ERR_SOCKET') return 'connection lost'
+  if (code === 'ENOTFOUND') return 'no such host'
+  const message = property(cause, 'message') || property(error, 'message')
+  return typeof message === 'string' && message ? message : String(code ?? 'failed')
+}
