@@ -1,8 +1,17 @@
+import { fileURLToPath } from 'node:url'
 import { defineConfig } from 'vitest/config'
 
+const source = (path: string) => fileURLToPath(new URL(path, import.meta.url))
+
 export default defineConfig({
-  resolve: { conditions: ['source'] },
-  ssr: { resolve: { conditions: ['source'] } },
+  resolve: {
+    // Tests run the sources. Written out, because the global setup does not see custom export conditions.
+    alias: [
+      { find: '@tidebase/wire/contract', replacement: source('packages/wire/src/contract.ts') },
+      { find: '@tidebase/wire', replacement: source('packages/wire/src/index.ts') },
+      { find: '@tidebase/sdk', replacement: source('packages/sdk/src/index.ts') },
+    ],
+  },
   test: {
     include: ['packages/*/test/**/*.test.ts', 'test/**/*.test.ts', 'examples/*/*.test.ts'],
     globalSetup: ['test/postgres.ts'],

@@ -84,8 +84,9 @@ function checkDepth(text: string): void {
 function findUnstorable(value: unknown, path: string, issues: Issue[]): void {
   if (issues.length >= 20) return
   if (typeof value === 'string') checkText(value, path, issues)
-  else if (Array.isArray(value)) value.forEach((item, n) => findUnstorable(item, `${path}[${n}]`, issues))
-  else if (value !== null && typeof value === 'object') {
+  else if (Array.isArray(value)) {
+    for (const [n, item] of value.entries()) findUnstorable(item, `${path}[${n}]`, issues)
+  } else if (value !== null && typeof value === 'object') {
     for (const [key, item] of Object.entries(value)) {
       const inside = path === '' ? key : `${path}.${key}`
       if (key === '__proto__') issues.push({ path: inside, message: 'the key __proto__ is not allowed' })

@@ -50,7 +50,7 @@ export interface RunRow {
   completed_at: Date | null
 }
 
-const iso = (date: Date | null) => date && date.toISOString()
+const iso = (date: Date | null) => date?.toISOString() ?? null
 
 /** A run as the wire shows it. */
 export function toRun(row: RunRow): Run {
