@@ -57,8 +57,16 @@ export function createApp(engine: Engine, live: LiveEvents, options: AppOptions)
     const caller = name === 'health' ? anonymous : await admit(name, route, context)
     const query = route.query ? check(route.query, context.req.query(), 'invalid_query') : undefined
     const body = route.body ? check(route.body, await readJson(request, options.maxBody), 'invalid_body') : undefined
-    const signal = AbortSignal.any([request.signal, options.stopping])
-    const input = { caller, params: params(context), query, body, headers: request.headers, signal }
+    const input = {
+      caller,
+      params: params(context),
+      query,
+      body,
+      headers: request.headers,
+      get signals() {
+        return [request.signal, options.stopping]
+      },
+    }
     const reply = await call(handlers, name, input)
     if (reply instanceof Response) {
       for (const [header, value] of Object.entries(headers)) reply.headers.set(header, value)

@@ -6,7 +6,7 @@ import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { readEvents, toEvent } from './events.ts'
 import { type GateRow, selectGates, toGate } from './gates.ts'
-import { parseId, wireId } from './ids.ts'
+import { parseId } from './ids.ts'
 import { type RunRow, readRun, toRun } from './runs.ts'
 import { type StreamRow, toState, toStream, toVersion, type VersionRow } from './states.ts'
 import { type StepRow, toStep } from './steps.ts'
@@ -127,12 +127,14 @@ export async function listRuns(
     )
     where.push(`(${spellings.map((json) => `r.metadata @> ${json}::jsonb`).join(' or ')})`)
   }
-  const older = query.before === undefined ? null : cursor(query.before, 'before')
-  const newer = query.after === undefined ? null : cursor(query.after, 'after')
-  if (older) where.push(`(r.created_at, r.id) < ${await edge(db, caller, older, value)}`)
-  if (newer) where.push(`(r.created_at, r.id) > ${await edge(db, caller, newer, value)}`)
+  if (query.before !== undefined) {
+    where.push(`(r.created_at, r.id) < ${await place(db, caller, query.before, 'before', value)}`)
+  }
+  if (query.after !== undefined) {
+    where.push(`(r.created_at, r.id) > ${await place(db, caller, query.after, 'after', value)}`)
+  }
   const limit = value(query.limit + 1)
-  const page = (condition: string) => `select r.* from tidebase.runs r where ${condition}
+  const page = (condition: string) => `select r.*, ${micros} as micros from tidebase.runs r where ${condition}
     order by r.created_at desc, r.id desc limit ${limit}`
 
   const search = query.search
@@ -151,12 +153,12 @@ export async function listRuns(
       cross join lateral (${page([...where, 'r.workflow_name = n'].join(' and '))}) r
       order by r.created_at desc, r.id desc limit ${limit}`
   }
-  const rows = await db.query<RunRow>(text, values)
+  const rows = await db.query<RunRow & { micros: string }>(text, values)
   const runs = rows.slice(0, query.limit)
   const last = runs.at(-1)
   return {
     runs: runs.map(toRun),
-    nextCursor: rows.length > query.limit && last ? wireId('run', last.id) : null,
+    nextCursor: rows.length > query.limit && last ? `${last.micros}.${last.id.replaceAll('-', '')}` : null,
   }
 }
 
@@ -166,21 +168,37 @@ function jsonScalar(text: string): (number | boolean)[] {
   return text.trim() !== '' && Number.isFinite(number) ? [number] : []
 }
 
-function cursor(text: string, path: string): string {
-  const run = parseId('run', text)
-  if (!run) throw new ApiError('invalid_query', undefined, { issues: [{ path, message: 'must be a run id' }] })
-  return run
-}
+/** SQL: a run's creation in microseconds, as text, because a Date would lose what the order goes by. */
+const micros = '(extract(epoch from r.created_at) * 1000000)::bigint::text'
 
-/** SQL: where a run stands in the order of the list. */
-async function edge(db: Queryable, caller: Caller, run: string, value: (item: unknown) => string): Promise<string> {
-  // As text: a Date would lose the microseconds that the order goes by.
-  const [row] = await db.query<{ at: string }>(
-    'select created_at::text as at from tidebase.runs where project = $1 and id = $2',
+/**
+ * SQL: a place in the order of the list. A cursor names it by itself, so it holds when its run is deleted.
+ *
+ * @throws ApiError `invalid_query` for what is neither a cursor nor a run id; `run_not_found`
+ */
+async function place(
+  db: Queryable,
+  caller: Caller,
+  text: string,
+  path: string,
+  value: (item: unknown) => string,
+): Promise<string> {
+  const at = (time: string, run: string) =>
+    `(timestamptz 'epoch' + ${value(time)}::bigint * interval '1 microsecond', ${value(run)}::uuid)`
+  const [, time, id] = /^(\d{1,17})\.([0-9a-f]{32})$/.exec(text) ?? []
+  if (time !== undefined && id !== undefined) return at(time, id)
+  const run = parseId('run', text)
+  if (!run) {
+    throw new ApiError('invalid_query', `\`${path}\` is not a cursor.`, {
+      issues: [{ path, message: 'must be a nextCursor of this list, or a run id' }],
+    })
+  }
+  const [row] = await db.query<{ micros: string }>(
+    `select ${micros} as micros from tidebase.runs r where r.project = $1 and r.id = $2`,
     [caller.project, run],
   )
   if (!row) throw new ApiError('run_not_found', 'The run that the cursor names does not exist.')
-  return `(${value(row.at)}::timestamptz, ${value(run)}::uuid)`
+  return at(row.micros, run)
 }
 
 /** The range of ids that start like this, or null when the text cannot be the start of an id. */

@@ -186,7 +186,7 @@ export async function getGate(
   run: string,
   gateId: string,
   waitMs: number,
-  signal: AbortSignal,
+  signals: readonly AbortSignal[],
 ): Promise<ReplyOf<Routes['getGate']>> {
   const read = async () => {
     const { status } = await readRun(engine.db.hot, caller, run)
@@ -198,7 +198,7 @@ export async function getGate(
     enough: ({ gate, runStatus }) => gate.status !== 'pending' || ended.has(runStatus),
     subscribe: (wake) => engine.wakeups.onRun(caller.project, run, wake),
     waitMs,
-    signal,
+    signals,
   })
 }
 

@@ -30,8 +30,8 @@ export interface Input<Name extends RouteName> {
   query: QueryOf<Routes[Name]>
   body: BodyOf<Routes[Name]>
   headers: Headers
-  /** Aborts when the client goes away or the server stops. */
-  signal: AbortSignal
+  /** Abort when the client goes away and when the server stops. Made when asked for. */
+  readonly signals: readonly AbortSignal[]
 }
 
 /** One function per route. */
@@ -105,8 +105,8 @@ export function handlersOf(engine: Engine, live: LiveEvents): Handlers {
     listSnapshots: async ({ caller, params }) => listSnapshots(cold, caller, await readable(caller, params.runId)),
 
     beginGate: ({ caller, params, body }) => beginGate(engine, caller, runKey(params.runId), body),
-    getGate: ({ caller, params, query, signal }) =>
-      getGate(engine, caller, runKey(params.runId), params.gateId, query.waitMs ?? 0, signal),
+    getGate: ({ caller, params, query, signals }) =>
+      getGate(engine, caller, runKey(params.runId), params.gateId, query.waitMs ?? 0, signals),
     resolveGate: async ({ caller, params, body }) => {
       const run = runKey(params.runId)
       if (caller.scope !== 'admin') await readRun(hot, caller, run)
@@ -117,7 +117,7 @@ export function handlersOf(engine: Engine, live: LiveEvents): Handlers {
     recordUsage: ({ caller, params, body }) => recordUsage(engine, caller, runKey(params.runId), body),
 
     enqueue: ({ caller, params, body }) => enqueue(engine, caller, params.queue, body),
-    claim: ({ caller, body, signal }) => claim(engine, caller, body, signal),
+    claim: ({ caller, body, signals }) => claim(engine, caller, body, signals),
     listQueues: ({ caller }) => listQueues(cold, caller),
     configureQueue: ({ caller, params, body }) => configureQueue(engine, caller, params.queue, body),
 

@@ -127,13 +127,13 @@ const claims = statement<
 /**
  * Takes ready runs of some queues, waiting up to `waitMs` for the first.
  *
- * @param signal ends the wait early: the client went away or the server stops
+ * @param signals end the wait early: the client went away, the server stops
  */
 export async function claim(
   engine: Engine,
   caller: Caller,
   body: BodyOf<Routes['claim']>,
-  signal: AbortSignal,
+  signals: readonly AbortSignal[],
 ): Promise<ReplyOf<Routes['claim']>> {
   const { project } = caller
   const owner = body.leaseOwner || `worker_${newId()}`
@@ -158,7 +158,7 @@ export async function claim(
       }
     },
     waitMs: body.waitMs ?? 0,
-    signal,
+    signals,
     // A delayed run is claimed when it is due, not at the next look.
     soonerMs: (rows) => (rows[0]?.next_run_at ? rows[0].next_run_at.getTime() - Date.now() + 1 : slowPollMs),
   })

@@ -1,4 +1,5 @@
 // A run server: database, engine, HTTP, reconciler, outbox; started and stopped together.
+import { setMaxListeners } from 'node:events'
 import { createServer, type Server } from 'node:http'
 import { type AddressInfo, isIP } from 'node:net'
 import { getRequestListener } from '@hono/node-server'
@@ -129,6 +130,8 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
     await wakeups.seePeers()
     const live = new LiveEvents(db, wakeups)
     const stopping = new AbortController()
+    // One listener per waiting request.
+    setMaxListeners(0, stopping.signal)
     const app = createApp(engine, live, {
       apiKey,
       insecure: options.insecure ?? false,

@@ -10,7 +10,7 @@ export const slowPollMs = 2_000
  * @param options.enough whether that may be answered at once
  * @param options.subscribe registers a wake-up and returns its removal
  * @param options.waitMs how long to wait at most, ms; 0 looks once
- * @param options.signal aborts the wait (the client went away, the server stops): the last look is answered
+ * @param options.signals each ends the wait (the client went away, the server stops): the last look is answered
  * @param options.soonerMs when to look again although nothing woke it, ms, from what was seen
  */
 export async function waitFor<T>({
@@ -18,14 +18,14 @@ export async function waitFor<T>({
   enough,
   subscribe,
   waitMs,
-  signal,
+  signals,
   soonerMs,
 }: {
   look: () => Promise<T>
   enough: (seen: T) => boolean
   subscribe: (wake: () => void) => () => void
   waitMs: number
-  signal: AbortSignal
+  signals: readonly AbortSignal[]
   soonerMs?: (seen: T) => number
 }): Promise<T> {
   if (waitMs <= 0) return look()
@@ -42,17 +42,17 @@ export async function waitFor<T>({
       woken = false
       const seen = await look()
       const left = deadline - Date.now()
-      if (enough(seen) || left <= 0 || signal.aborted) return seen
+      if (enough(seen) || left <= 0 || signals.some(({ aborted }) => aborted)) return seen
       if (woken) continue
       await new Promise<void>((resolve) => {
         const stop = () => {
           clearTimeout(timer)
-          signal.removeEventListener('abort', stop)
+          for (const signal of signals) signal.removeEventListener('abort', stop)
           wake = undefined
           resolve()
         }
         const timer = setTimeout(stop, Math.max(0, Math.min(left, slowPollMs, soonerMs?.(seen) ?? slowPollMs)))
-        signal.addEventListener('abort', stop)
+        for (const signal of signals) signal.addEventListener('abort', stop)
         wake = stop
       })
     }
