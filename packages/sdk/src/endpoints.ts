@@ -1,9 +1,9 @@
 // The routes this SDK calls: method and path of each, checked by the compiler against the contract.
-// To add one: a line here; `Transport.call` is typed from it.
+// To add one: a line here; `Transport.call` is typed from it. Every call is repeated when its answer is lost, so what
+// creates something must carry an id of ours.
 import type { BodyOf, ParamsOf, ReplyOf, RouteName, Routes } from '@tidebase/wire'
 
-/** `once`: must not be repeated unless the server certainly has not acted on it. */
-type Endpoint<N extends RouteName> = readonly [Routes[N]['method'], Routes[N]['path'], 'once'?]
+type Endpoint<N extends RouteName> = readonly [Routes[N]['method'], Routes[N]['path']]
 
 export const endpoints = {
   health: ['GET', '/health'],
@@ -31,8 +31,7 @@ export const endpoints = {
   getGate: ['GET', '/runs/:runId/gates/:gateId'],
   resolveGate: ['POST', '/runs/:runId/gates/:gateId/resolve'],
   createChild: ['POST', '/runs/:runId/children'],
-  // The ledger has no key to recognise a repeated entry by, and a doubled cost is worse than an error that says so.
-  recordUsage: ['POST', '/runs/:runId/usage', 'once'],
+  recordUsage: ['POST', '/runs/:runId/usage'],
   enqueue: ['POST', '/queues/:queue/enqueue'],
   claim: ['POST', '/queues/claim'],
   listQueues: ['GET', '/queues'],

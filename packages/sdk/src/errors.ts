@@ -113,10 +113,8 @@ export class RunLeasedError extends TidebaseError {
 export class UnreachableError extends TidebaseError {
   override readonly name = 'UnreachableError'
   readonly url: string
-  /** Whether the server certainly has not acted on the request. */
-  readonly unsent: boolean
 
-  constructor(url: string, what: string, unsent: boolean, cause: unknown) {
+  constructor(url: string, what: string, cause: unknown) {
     super(`Cannot reach Tidebase at ${url}: ${what}.`, {
       code: 'unreachable',
       hint: 'Start a server with `npx tidebase start`, or set TIDEBASE_URL to the one you mean.',
@@ -124,7 +122,6 @@ export class UnreachableError extends TidebaseError {
       cause,
     })
     this.url = url
-    this.unsent = unsent
   }
 }
 

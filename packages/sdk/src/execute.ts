@@ -117,7 +117,8 @@ export async function complete(engine: Engine, lease: Lease, run: Run, result: u
     if (reply.run.status === 'cancelled') lease.stop(new RunCancelledError(run.id))
     lease.check()
   } catch (error) {
-    // An answer that was lost, and the repetition that found the lease given back: the attempt tells that it was ours.
+    // A heartbeat that was under way finds the lease given back and stops everything, this call too, before its answer
+    // is read. The attempt tells whether the completion was ours.
     if (!(error instanceof LeaseLostError)) throw error
     const { run: now } = await engine.transport.call('getRun', { params: { runId: run.id }, query: { include: 'run' } })
     if (now.status !== 'completed' || now.attempt !== run.attempt) throw error

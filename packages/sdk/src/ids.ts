@@ -1,4 +1,4 @@
-// Ids made by the client. A run's id is chosen here so that repeating a create makes one run.
+// Ids made by the client: what is created under an id of ours is created once, however often the call is repeated.
 import { randomUUID } from 'node:crypto'
 
 /**
@@ -7,8 +7,17 @@ import { randomUUID } from 'node:crypto'
  * @returns for example `run_019a2f6c0d7b7c3e9b1f4a5d6e7f8091`
  */
 export function newRunId(): string {
+  return `run_${uuid7()}`
+}
+
+/** A new id for an entry of the usage ledger. */
+export function newUsageId(): string {
+  return `use_${uuid7()}`
+}
+
+function uuid7(): string {
   const random = randomUUID().replaceAll('-', '')
-  return `run_${Date.now().toString(16).padStart(12, '0')}7${random.slice(13)}`
+  return `${Date.now().toString(16).padStart(12, '0')}7${random.slice(13)}`
 }
 
 /**

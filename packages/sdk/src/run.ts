@@ -5,6 +5,7 @@ import { type ChildOptions, Children } from './children.ts'
 import type { Engine, Workflow, WorkflowFn } from './engine.ts'
 import { type FanoutFn, type FanoutOptions, fanout } from './fanout.ts'
 import { type GateDecision, type GateOptions, Gates } from './gates.ts'
+import { newUsageId } from './ids.ts'
 import type { Lease } from './lease.ts'
 import { Snapshots, States } from './state.ts'
 import { type StepFn, type StepOptions, Steps } from './steps.ts'
@@ -149,15 +150,15 @@ export class RunContext {
   }
 
   /**
-   * Writes an entry into the run's ledger. Call it inside the step that caused the cost: then a resumed run, which does
-   * not run the step again, does not count it again. An entry whose acknowledgement is lost is not sent twice: the call
-   * throws UnreachableError instead.
+   * Writes an entry into the run's ledger, once even when its acknowledgement is lost. Call it inside the step that
+   * caused the cost: then a resumed run, which does not run the step again, does not count it again.
    *
    * @param entry tokens and dollars are numbers; `totalTokens` is input plus output unless given
    *
    * @example await run.usage({ kind: 'llm', model, inputTokens: 1_200, outputTokens: 420, costUsd: 0.012 })
    */
   async usage(entry: UsageEntry): Promise<Usage> {
-    return (await this.#lease.call('recordUsage', { params: { runId: this.id }, body: entry })).usage
+    const body = { ...entry, id: entry.id ?? newUsageId() }
+    return (await this.#lease.call('recordUsage', { params: { runId: this.id }, body })).usage
   }
 }

@@ -175,8 +175,6 @@ export class Steps {
       })
       return tried.value
     } catch (error) {
-      // A repeated call whose first answer was lost: what is recorded is what counts.
-      if (property(error, 'code') === 'step_finished') return recorded<T>(this.#settled(step, await this.#begin(step)))
       if (!isUnfit(error)) throw error
       return this.#fail<T>(step, { attempt: tried.attempt, error }, stepId)
     }

@@ -1,6 +1,6 @@
 // Transport: the one way to the server. Every call of the SDK passes `call`, so that calls of one turn of the event
 // loop can later leave together in one request.
-// Invariants: a call repeats only what is safe to repeat (see endpoints.ts); every try has a time limit; nothing (timer,
+// Invariants: a call is repeated only while no usable answer comes (every route is safe to repeat); every try has a time limit; nothing (timer,
 // listener, request) outlives the call; the API key appears in no error.
 import { backoff, delay, onAbort } from './abort.ts'
 import {
@@ -91,7 +91,7 @@ export class Transport {
     request: CallRequest<N>,
     read: (response: Response) => Promise<T>,
   ): Promise<T> {
-    const [method, path, once]: readonly [string, string, 'once'?] = endpoints[name]
+    const [method, path] = endpoints[name]
     const params: unknown = 'params' in request ? request.params : undefined
     const url = this.url + fill(path, params) + queryString(request.query)
     const init: RequestInit = { method, redirect: 'manual', headers: { ...this.#headers, ...request.headers } }
@@ -108,7 +108,6 @@ export class Transport {
       const { error, retryAfterMs } = outcome
       if (request.signal?.aborted) throw request.signal.reason
       if (!error.retryable || error.code === 'run_leased') throw error
-      if (once && !unsent(error)) throw error
       if (error.status === 500 && attempt + 1 >= internalErrorTries) throw error
       const patience = request.retryForMs ?? this.#patience()
       const pause = Math.max(backoff(attempt), retryAfterMs ?? 0)
@@ -145,7 +144,7 @@ export class Transport {
       }
     } catch (error) {
       const what = late ? `no answer within ${limit} ms` : networkText(error)
-      return { error: new UnreachableError(this.url, what, !late && refused(error), error) }
+      return { error: new UnreachableError(this.url, what, error) }
     } finally {
       clearTimeout(timer)
       unwatch()
@@ -214,23 +213,6 @@ function retryAfter(header: string | null): number | undefined {
   const seconds = Number(header)
   const ms = Number.isFinite(seconds) ? seconds * 1_000 : Date.parse(header) - Date.now()
   return Number.isFinite(ms) ? Math.max(0, ms) : undefined
-}
-
-// Causes with which no byte of the request can have reached the server.
-const unsentCodes =
-  /^(ECONNREFUSED|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH|UND_ERR_CONNECT_TIMEOUT|ConnectionRefused)$/
-
-function refused(error: unknown): boolean {
-  const code = property(property(error, 'cause'), 'code') ?? property(error, 'code')
-  return typeof code === 'string' && unsentCodes.test(code)
-}
-
-/**
- * Whether the server certainly has not acted: it was not there, or says so. `database_unavailable` does not say so: the
- * connection may have broken between the commit and its acknowledgement.
- */
-function unsent(error: TidebaseError): boolean {
-  return error instanceof UnreachableError ? error.unsent : /^(contention|shutting_down)$/.test(error.code)
 }
 
 function networkText(error: unknown): string {
