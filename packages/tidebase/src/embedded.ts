@@ -13,9 +13,10 @@
 import { once } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
 import { findPackage } from './embedded/binaries.ts'
-import { boundLog, database, leaveSocketFolder, openFolder, prepareCluster, user } from './embedded/cluster.ts'
+import { database, leaveSocketFolder, openFolder, prepareCluster, user } from './embedded/cluster.ts'
 import { EmbeddedError, textOf } from './embedded/error.ts'
 import { takeLock } from './embedded/lock.ts'
+import { boundLog } from './embedded/log.ts'
 import { type Cluster, endPostmaster, type Postmaster, startPostmaster } from './embedded/postmaster.ts'
 
 export { EmbeddedError, type EmbeddedErrorCode } from './embedded/error.ts'
@@ -61,7 +62,7 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<Embedded>
   const lock = await takeLock(folder, account)
   try {
     const cluster = await prepareCluster(folder, account, packageFolder, options.settings ?? {}, log)
-    await boundLog(cluster)
+    await boundLog(cluster.logFile)
     const supervised = supervise(cluster, await startPostmaster(cluster), options)
     let stopped: Promise<void> | undefined
     return {
@@ -98,7 +99,9 @@ function supervise(
   let current = first
   let deaths = 0
   const timer = setInterval(() => {
-    boundLog(cluster).catch((error: unknown) => cluster.log(`postgres.log cannot be shortened: ${textOf(error)}`))
+    boundLog(cluster.logFile).catch((error: unknown) =>
+      cluster.log(`postgres.log cannot be shortened: ${textOf(error)}`),
+    )
   }, logCheckEvery)
   timer.unref()
 
@@ -106,11 +109,11 @@ function supervise(
     for (;;) {
       const since = Date.now()
       const how = await Promise.race([current.exited, stopRequested])
-      if (stopping.signal.aborted) return endPostmaster(current)
+      if (stopping.signal.aborted) return endPostmaster(cluster, current)
       if (Date.now() - since > healthyAfter) deaths = 0
       cluster.log(`Postgres (pid ${current.pid}) ended unexpectedly (${how}); starting it again`)
       const next = await startAgain()
-      if (next === undefined) return
+      if (next === undefined) return endPostmaster(cluster, current)
       current = next
       cluster.log(`Postgres runs again (pid ${current.pid})`)
     }

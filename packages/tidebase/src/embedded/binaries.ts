@@ -80,6 +80,7 @@ export async function prepareBinaries(
 
 /** Runs Postgres once: it tells its version only when it, and every library it needs, can be read and loaded. */
 async function probe(place: string, account: Account | undefined): Promise<Binaries> {
+  if (/["$`\\]/.test(place)) throw new Error('initdb cannot run where the path has one of " $ ` \\')
   const bin = join(place, 'native', 'bin')
   const found = { initdb: join(bin, 'initdb'), postgres: join(bin, 'postgres') }
   const { code, output } = await run(found.postgres, ['--version'], { account }).catch(async (error: unknown) => {

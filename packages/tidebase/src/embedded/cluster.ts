@@ -2,7 +2,7 @@
 //
 // <data>/postgres/         the cluster; complete or absent, whatever was killed while it was made
 // <data>/postgres.new-*/   one in the making
-// <data>/postgres.log      what Postgres says, and postgres.log.1, what it said before
+// <data>/postgres.log      see log.ts
 // <data>/socket/           where it listens (elsewhere when the path is too long or closed to Postgres's user)
 // <data>/lock/             see lock.ts
 // <data>/binaries/         a copy of the programs, when the package's cannot be used in place
@@ -11,7 +11,6 @@ import { createHash, randomBytes } from 'node:crypto'
 import {
   chmod,
   chown,
-  copyFile,
   lstat,
   mkdir,
   open,
@@ -22,7 +21,6 @@ import {
   rm,
   rmdir,
   stat,
-  truncate,
 } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
@@ -35,7 +33,6 @@ import type { Cluster } from './postmaster.ts'
 export const user = 'postgres'
 export const database = 'postgres'
 const port = 5432
-const logLimitBytes = 5_000_000
 
 /** For a small machine with one product on it. Overridden by `startEmbedded({ settings })`. */
 const settings: Record<string, string> = {
@@ -141,18 +138,6 @@ export async function prepareCluster(
  */
 export async function leaveSocketFolder(cluster: Cluster): Promise<void> {
   if (dirname(cluster.socketDir) !== cluster.folder) await rmdir(cluster.socketDir).catch(() => {})
-}
-
-/**
- * Keeps the log bounded: beyond its limit it becomes `postgres.log.1`. Postgres, which has it open, writes on at the
- * start of the emptied file.
- * @param cluster whose log
- */
-export async function boundLog(cluster: Cluster): Promise<void> {
-  const found = await stat(cluster.logFile).catch(() => undefined)
-  if (!found || found.size < logLimitBytes) return
-  await copyFile(cluster.logFile, `${cluster.logFile}.1`)
-  await truncate(cluster.logFile)
 }
 
 async function clusterVersion(dir: string): Promise<string | undefined> {

@@ -8,12 +8,13 @@
 //   itself refuses a second one as long as any process of the first is attached to its shared memory.
 
 import { type ChildProcess, spawn } from 'node:child_process'
-import { chown, open, readFile, readlink, rm, stat } from 'node:fs/promises'
+import { chown, open, readFile, readlink, rm } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { type Account, plainEnvironment } from './account.ts'
-import { EmbeddedError, textOf } from './error.ts'
+import { EmbeddedError } from './error.ts'
 import { inUse } from './lock.ts'
+import { lastLines, logSize, wordsSince } from './log.ts'
 import { commandLine, isAlive, signalProcess, titled, within } from './processes.ts'
 
 /** What stays the same from one postmaster to the next. */
@@ -63,12 +64,12 @@ export async function startPostmaster(cluster: Cluster, signal?: AbortSignal): P
   const giveUpAt = Date.now() + orphansLeaveMs
   for (let pause = 20; ; pause = Math.min(2 * pause, 1000)) {
     await endEarlier(cluster)
-    const log = await logSize(cluster)
+    const log = await logSize(cluster.logFile)
     const { text: stale } = await readPidFile(cluster)
     const postmaster = await spawnPostmaster(cluster)
     const ended = await readyOrEnded(cluster, postmaster, stale, signal)
     if (ended === undefined) return postmaster
-    const said = await logSince(cluster, log)
+    const said = await wordsSince(cluster.logFile, log)
     if (!stillThere.test(said) || Date.now() > giveUpAt || signal?.aborted) {
       throw new EmbeddedError(
         'embedded_failed',
@@ -83,13 +84,16 @@ export async function startPostmaster(cluster: Cluster, signal?: AbortSignal): P
 
 /**
  * Ends a postmaster: fast (connections are dropped, data is written), then at once (recovery at the next start).
- * @param postmaster one that `startPostmaster` returned
+ * Returns when no process of it is left.
+ * @param cluster the cluster it runs on
+ * @param postmaster one that `startPostmaster` returned; may have ended already
  */
-export async function endPostmaster(postmaster: Postmaster): Promise<void> {
+export async function endPostmaster(cluster: Cluster, postmaster: Postmaster): Promise<void> {
   for (const name of shutdownSignals) {
     postmaster.signal(name)
-    if (await within(postmaster.exited, shutdownMs)) return
+    if (await within(postmaster.exited, shutdownMs)) break
   }
+  await endOrphans(cluster)
 }
 
 async function spawnPostmaster(cluster: Cluster): Promise<Postmaster> {
@@ -170,7 +174,7 @@ async function readyOrEnded(
   while (ended === undefined) {
     const { pid, status, text } = await readPidFile(cluster)
     if (pid === postmaster.pid && status === 'ready' && text !== stale) return undefined
-    if (signal?.aborted) await endPostmaster(postmaster)
+    if (signal?.aborted) await endPostmaster(cluster, postmaster)
     const waited = Date.now() - began
     if (waited > nextNotice) {
       cluster.log(`Postgres is still starting after ${Math.round(waited / 1000)} s (see ${cluster.logFile})`)
@@ -236,17 +240,4 @@ async function readPidFile(
   const lines = text.split('\n')
   const pid = Number.parseInt(lines[0] ?? '', 10)
   return { pid: pid > 0 ? pid : undefined, status: lines[7]?.trim(), text }
-}
-
-async function logSize(cluster: Cluster): Promise<number> {
-  return (await stat(cluster.logFile).catch(() => undefined))?.size ?? 0
-}
-
-async function logSince(cluster: Cluster, offset: number): Promise<string> {
-  const log = await readFile(cluster.logFile).catch((error: unknown) => Buffer.from(textOf(error)))
-  return log.subarray(log.length < offset ? 0 : offset).toString()
-}
-
-function lastLines(text: string): string {
-  return text.trim().split('\n').slice(-12).join('\n')
 }

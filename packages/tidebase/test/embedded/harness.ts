@@ -9,8 +9,9 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
 import { findPackage } from '../../src/embedded/binaries.ts'
-import { signalProcess } from '../../src/embedded/processes.ts'
+import { commandLine, signalProcess } from '../../src/embedded/processes.ts'
 import { type Embedded, type EmbeddedOptions, startEmbedded } from '../../src/embedded.ts'
+import { query } from './query.ts'
 
 export interface Told {
   event: string
@@ -40,7 +41,8 @@ export const isRoot = process.getuid?.() === 0
  * @returns tools that work in it; `clean` after each test, `remove` after all
  */
 export async function harness() {
-  const root = await mkdtemp(join(tmpdir(), 'tb-test-'))
+  // Root's own TMPDIR may be closed to the user that Postgres runs as; tests that want a closed folder make one.
+  const root = await mkdtemp(join(isRoot ? '/tmp' : tmpdir(), 'tb-test-'))
   await chmod(root, 0o755)
   const servers: Server[] = []
   const started: Embedded[] = []
@@ -106,6 +108,20 @@ export async function harness() {
   }
 }
 
+/** Leaves a note in the database. */
+export const write = (at: Embedded['connection'], text: string) =>
+  query(at, `create table if not exists notes (text text); insert into notes values ('${text}')`)
+
+/** All notes. */
+export const read = async (at: Embedded['connection']) => (await query(at, 'select text from notes order by 1')).flat()
+
+/** Waits until a server is ready. */
+export async function connectionOf(server: Server): Promise<{ at: Embedded['connection']; postgres: number }> {
+  const { connection, postgres } = await server.until('ready')
+  if (!connection || !postgres) throw new Error('ready without a connection')
+  return { at: connection, postgres }
+}
+
 /** Waits until something holds, looking every 10 ms; fails after 10 s. */
 export async function eventually(what: string, holds: () => Promise<boolean> | boolean): Promise<void> {
   for (const giveUp = Date.now() + 10_000; Date.now() < giveUp; await delay(10)) {
@@ -116,13 +132,18 @@ export async function eventually(what: string, holds: () => Promise<boolean> | b
 
 /** Whether a process runs (a zombie does not). */
 export async function runs(pid: number): Promise<boolean> {
-  return (await readlink(`/proc/${pid}/exe`).catch(() => '')) !== ''
+  return (await commandLine(pid)) !== ''
 }
 
 async function processesIn(folder: string): Promise<number[]> {
-  const pids = (await readdir('/proc').catch(() => [])).filter((entry) => /^\d+$/.test(entry))
-  const cwds = await Promise.all(pids.map((pid) => readlink(`/proc/${pid}/cwd`).catch(() => '')))
-  return pids.filter((_, index) => cwds[index]?.startsWith(`${folder}/`)).map(Number)
+  const pids = (await readdir('/proc').catch(() => [])).filter((entry) => /^\d+$/.test(entry)).map(Number)
+  const inside = await Promise.all(
+    pids.map(async (pid) => {
+      const cwd = await readlink(`/proc/${pid}/cwd`).catch(() => '')
+      return cwd.startsWith(`${folder}/`) || (await commandLine(pid)).includes(`-D ${folder}/`)
+    }),
+  )
+  return pids.filter((_, index) => inside[index])
 }
 
 async function bundle(outfile: string): Promise<void> {
