@@ -1,6 +1,7 @@
 // The client: one object a program makes at its start. It holds the address, the key and the registered workflows;
 // it holds no connection and no timer, so there is nothing to close.
 import { type BeginOptions, type Engine, type Workflow, type WorkflowFn, workflowFn } from './engine.ts'
+import { TidebaseError } from './errors.ts'
 import { resume } from './execute.ts'
 import { type EnqueueOptions, enqueue, Queues, Schedules } from './queues.ts'
 import { Runs } from './runs.ts'
@@ -119,9 +120,20 @@ export class Tidebase {
     const registered = given ? undefined : workflowFn(this.#engine, name)
     const { runId, leaseOwner, leaseWaitMs = 75_000, signal, ...fresh } = options
     const id = runId ?? (await this.runs.create(name, fresh)).id
+    if (runId) await this.#checkName(runId, name)
     const begin = { leaseOwner, leaseWaitMs, signal }
     if (given) return this.#engine.resume(id, given, begin)
     return registered && this.#engine.resume(id, registered, begin)
+  }
+
+  /** Asked before anything is begun: to execute a run with another workflow's code would spoil it. */
+  async #checkName(runId: string, name: string): Promise<void> {
+    const { run } = await this.runs.get(runId, { include: ['run'] })
+    if (run.workflowName === name) return
+    throw new TidebaseError(`Run ${runId} is of workflow "${run.workflowName}", not "${name}".`, {
+      code: 'workflow_mismatch',
+      hint: 'Check the run id, or run it as the workflow it is of.',
+    })
   }
 
   /**

@@ -99,7 +99,7 @@ function unlessStopped<T>(lease: Lease, work: () => T | Promise<T>): Promise<T> 
   return new Promise((resolve, reject) => {
     lease.signal.addEventListener('abort', () => reject(lease.signal.reason), { once: true })
     lease.check()
-    resolve(work())
+    Promise.resolve(work()).then(resolve, reject)
   })
 }
 

@@ -49,10 +49,9 @@ export class States {
    * @returns the value; null when nothing was written yet
    */
   async get<T = unknown>(stream = 'run'): Promise<T | null> {
-    const detail = await this.#lease.call('getRun', { params: this.#params, query: { include: 'state' } })
+    const detail = await this.#lease.call('getRun', { params: this.#params, query: { include: 'stateStreams' } })
     const found = detail.stateStreams.find((each) => each.name === stream)
-    if (found) return recorded<T>(found.currentValue)
-    return stream === 'run' && detail.state ? recorded<T>(detail.state.value) : null
+    return found ? recorded<T>(found.currentValue) : null
   }
 
   /**

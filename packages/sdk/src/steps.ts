@@ -291,7 +291,9 @@ export class Steps {
         }
         unwatch = onAbort(this.#lease.signal, () => stop(this.#lease.signal.reason))
         if (timeoutMs) timer = setTimeout(() => stop(new StepTimeoutError(step.name, timeoutMs)), timeoutMs)
-        resolve(fn({ signal: controller.signal, attempt, name: step.name, idempotencyKey }))
+        // Not `resolve(promise)`: a promise that was resolved with another cannot be rejected any more.
+        const work = fn({ signal: controller.signal, attempt, name: step.name, idempotencyKey })
+        Promise.resolve(work).then(resolve, reject)
       })
     } finally {
       clearTimeout(timer)
