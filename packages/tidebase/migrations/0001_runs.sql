@@ -294,8 +294,7 @@ create table tidebase.deliveries (
   reason text not null,
   channel_id uuid,
   payload json,
-  -- Recovery and invoke: the address at that time. Channel: null, the channel's own.
-  url text,
+  url text not null,
   status text not null default 'pending' check (status in ('pending', 'delivered', 'failed')),
   tries integer not null default 0,
   next_try_at timestamptz not null default now(),
@@ -306,4 +305,5 @@ create table tidebase.deliveries (
   updated_at timestamptz not null default now(),
   primary key (project, run_id, id)
 );
+create index deliveries_invoked on tidebase.deliveries (project, created_at) where kind = 'invoke';
 create index deliveries_due on tidebase.deliveries (next_try_at) where status = 'pending';

@@ -33,8 +33,8 @@ export const appendEvents = `appended as (
   insert into tidebase.events (project, run_id, seq, type, payload)
   select project, run, seq, type, payload from news
 ), told as (
-  insert into tidebase.deliveries (project, run_id, kind, reason, channel_id, payload)
-  select n.project, n.run, 'channel', n.type, c.id, n.payload
+  insert into tidebase.deliveries (project, run_id, kind, reason, channel_id, url, payload)
+  select n.project, n.run, 'channel', n.type, c.id, c.url, n.payload
   from locked l
   join tidebase.channels c on c.project = l.project and c.run_id = l.id
   join news n on n.project = l.project and n.run = l.id

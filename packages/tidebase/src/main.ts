@@ -109,7 +109,11 @@ async function start(options: Shared & { port?: number; host?: string; insecure?
     redact: ['*.authorization', '*.token', '*.apiKey', '*.secret'],
   })
   const began = performance.now()
-  const server = await startServer({ ...environment(), ...given(options), log })
+  const onFatal = (error: Error) => {
+    log.fatal({ err: error }, 'the embedded Postgres does not stay up')
+    process.exit(1)
+  }
+  const server = await startServer({ ...environment(), ...given(options), log, onFatal })
   let stopping = false
   const stop = (signal: string) => {
     if (stopping) return

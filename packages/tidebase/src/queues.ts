@@ -12,8 +12,8 @@ import { appendEvents } from './events.ts'
 import { newId, wireId } from './ids.ts'
 import { insertRun, newRun, type RunRow, toRun } from './runs.ts'
 import { readCheckpoints } from './steps.ts'
+import { checkWebhookTarget } from './target.ts'
 import { slowPollMs, waitFor } from './wait.ts'
-import { checkWebhookTarget } from './webhooks.ts'
 
 type QueueConfig = ReplyOf<Routes['configureQueue']>['config']
 

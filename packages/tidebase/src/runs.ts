@@ -11,7 +11,7 @@ import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { appendEvents, lockRuns } from './events.ts'
 import { newId, parseId, wireId } from './ids.ts'
-import { checkWebhookTarget } from './webhooks.ts'
+import { checkWebhookTarget } from './target.ts'
 
 export type Run = ReplyOf<Routes['createRun']>['run']
 
@@ -179,8 +179,8 @@ export const insertRuns = (source: string) => `inserted as (
 ), announced as (
   insert into tidebase.events (project, run_id, seq, type, payload) select * from born
 ), announced_to as (
-  insert into tidebase.deliveries (project, run_id, kind, reason, channel_id, payload)
-  select b.project, b.run, 'channel', b.type, l.id, b.payload from born b
+  insert into tidebase.deliveries (project, run_id, kind, reason, channel_id, url, payload)
+  select b.project, b.run, 'channel', b.type, l.id, l.url, b.payload from born b
   join listening l on l.project = b.project and l.run_id = b.run
   where l.events = '{}' or b.type = any (l.events)
 )`

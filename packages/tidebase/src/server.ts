@@ -41,6 +41,8 @@ export interface ServerOptions {
   /** Listen beyond this machine without an API key. */
   insecure?: boolean
   log?: Log
+  /** Called when the server cannot go on: its own Postgres dies again and again. */
+  onFatal?: (error: Error) => void
 }
 
 /** Where a server reports. */
@@ -168,11 +170,11 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
 }
 
 async function connect(
-  { databaseUrl, dataDir = '.tidebase' }: ServerOptions,
+  { databaseUrl, dataDir = '.tidebase', onFatal }: ServerOptions,
   log: Log,
 ): Promise<{ connection: Connection; embedded: Embedded | undefined }> {
   if (databaseUrl) return { connection: { connectionString: databaseUrl }, embedded: undefined }
-  const embedded = await startEmbedded({ dataDir, log: (message) => log.info(message) })
+  const embedded = await startEmbedded({ dataDir, log: (message) => log.info(message), onGiveUp: onFatal })
   return { connection: embedded.connection, embedded }
 }
 

@@ -1,0 +1,204 @@
+// Schedules: enqueue a run at the times of a cron expression.
+//
+// A fire enqueues exactly once whatever the number of servers: the run's id is made from project, schedule and fire
+// time, so a second insert finds the first, also after the run has ended; then the schedule moves on from that very
+// fire time. A crash in between repeats a call that changes nothing.
+import { createHash } from 'node:crypto'
+import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
+import { Cron } from 'croner'
+import type { Caller, Engine } from './engine.ts'
+import { ApiError } from './errors.ts'
+import { insertRun, newRun } from './runs.ts'
+
+type Schedule = ReplyOf<Routes['putSchedule']>['schedule']
+
+interface ScheduleRow {
+  project: number
+  name: string
+  cron: string
+  timezone: string
+  workflow_name: string
+  input: unknown
+  queue: string
+  max_attempts: number
+  enabled: boolean
+  next_run_at: Date | null
+  last_enqueued_at: Date | null
+  created_at: Date
+  updated_at: Date
+}
+
+function toSchedule(row: ScheduleRow): Schedule {
+  return {
+    name: row.name,
+    cron: row.cron,
+    timezone: row.timezone,
+    workflowName: row.workflow_name,
+    input: row.input,
+    queue: row.queue,
+    maxAttempts: row.max_attempts,
+    enabled: row.enabled,
+    nextRunAt: row.next_run_at?.toISOString() ?? null,
+    lastEnqueuedAt: row.last_enqueued_at?.toISOString() ?? null,
+    createdAt: row.created_at.toISOString(),
+    updatedAt: row.updated_at.toISOString(),
+  }
+}
+
+/**
+ * The first time of an expression after `from`. Day of month and day of week are a union, as in cron(8). A daily time
+ * that a clock change skips fires right after it; one that comes twice fires once.
+ *
+ * @returns null when there is none
+ */
+function nextTime(cron: string, timezone: string, from: Date): Date | null {
+  return new Cron(cron, { timezone, mode: '5-part', paused: true }).nextRun(from)
+}
+
+/** @throws ApiError `invalid_timezone`, `invalid_cron` */
+function checkTimes(cron: string, timezone: string): void {
+  try {
+    new Intl.DateTimeFormat('en', { timeZone: timezone })
+  } catch {
+    throw new ApiError('invalid_timezone', `There is no time zone ${JSON.stringify(timezone)}.`, {
+      issues: [{ path: 'timezone', message: 'must be an IANA name' }],
+    })
+  }
+  const refuse = (message: string) => {
+    throw new ApiError('invalid_cron', `The cron expression ${JSON.stringify(cron)} cannot be run: ${message}.`, {
+      issues: [{ path: 'cron', message }],
+    })
+  }
+  if (cron.trim().split(/\s+/).length !== 5) refuse('it must have five fields')
+  let next: Date | null = null
+  try {
+    next = nextTime(cron, timezone, new Date())
+  } catch (error) {
+    refuse(error instanceof Error ? error.message.replace(/^CronPattern: /, '') : String(error))
+  }
+  if (!next) refuse('its date never comes')
+}
+
+/**
+ * Creates or replaces a schedule. Its next time stays unless its expression, its zone or `enabled` changes.
+ *
+ * @throws ApiError `invalid_cron`, `invalid_timezone`
+ */
+export async function putSchedule(
+  engine: Engine,
+  caller: Caller,
+  name: string,
+  body: BodyOf<Routes['putSchedule']>,
+): Promise<ReplyOf<Routes['putSchedule']>> {
+  const timezone = body.timezone ?? 'UTC'
+  checkTimes(body.cron, timezone)
+  const db = engine.db.cold
+  const [clock] = await db.query<{ now: Date }>('select now()')
+  const next = clock && nextTime(body.cron, timezone, clock.now)
+  const [row] = await db.query<ScheduleRow>(
+    `insert into tidebase.schedules as s
+      (project, name, cron, timezone, workflow_name, input, queue, max_attempts, enabled, next_run_at)
+    values ($1, $2, $3, $4, $5, coalesce($6::json, '{}'), coalesce($7, 'default'), coalesce($8, 1),
+      coalesce($9, true), $10)
+    on conflict (project, name) do update set cron = excluded.cron, timezone = excluded.timezone,
+      workflow_name = excluded.workflow_name, input = excluded.input, queue = excluded.queue,
+      max_attempts = excluded.max_attempts, enabled = excluded.enabled, updated_at = now(),
+      next_run_at = case
+        when s.cron = excluded.cron and s.timezone = excluded.timezone and s.enabled = excluded.enabled
+          then s.next_run_at
+        else excluded.next_run_at end
+    returning *`,
+    [
+      caller.project,
+      name,
+      body.cron,
+      timezone,
+      body.workflowName,
+      body.input === undefined ? null : JSON.stringify(body.input),
+      body.queue ?? null,
+      body.maxAttempts ?? null,
+      body.enabled ?? null,
+      next,
+    ],
+  )
+  if (!row) throw new Error('the schedule was not returned')
+  return { schedule: toSchedule(row) }
+}
+
+/** All schedules of the project by name. */
+export async function listSchedules(engine: Engine, caller: Caller): Promise<ReplyOf<Routes['listSchedules']>> {
+  const rows = await engine.db.cold.query<ScheduleRow>(
+    'select * from tidebase.schedules where project = $1 order by name',
+    [caller.project],
+  )
+  return { schedules: rows.map(toSchedule) }
+}
+
+/** Deletes a schedule; runs it has made stay. @throws ApiError `schedule_not_found` */
+export async function deleteSchedule(
+  engine: Engine,
+  caller: Caller,
+  name: string,
+): Promise<ReplyOf<Routes['deleteSchedule']>> {
+  const rows = await engine.db.cold.query(
+    'delete from tidebase.schedules where project = $1 and name = $2 returning name',
+    [caller.project, name],
+  )
+  if (rows.length === 0) throw new ApiError('schedule_not_found')
+  return { deleted: true }
+}
+
+/** Enqueues what is due by the database's clock. After a downtime only the latest time missed fires. @returns how many fired */
+export async function fireSchedules(engine: Engine): Promise<number> {
+  const due = await engine.db.cold.query<ScheduleRow & { now: Date }>(
+    `select *, now() as now from tidebase.schedules
+      where enabled and next_run_at is not null and next_run_at <= now() limit 500`,
+  )
+  await Promise.all(due.map((row) => fire(engine, row, row.now)))
+  return due.length
+}
+
+async function fire(engine: Engine, row: ScheduleRow, now: Date): Promise<void> {
+  if (!row.next_run_at) return
+  const at = latestMissed(row, row.next_run_at, now)
+  const fireTime = at.toISOString()
+  const caller: Caller = { project: row.project, scope: 'admin', keyId: null }
+  const dedupeKey = `sched:${row.name}:${fireTime}`
+  await insertRun(engine, {
+    ...newRun(
+      engine,
+      caller,
+      row.workflow_name,
+      {
+        input: row.input,
+        metadata: { schedule: row.name, fireTime },
+        dedupeKey,
+        maxAttempts: row.max_attempts,
+      },
+      row.queue,
+    ),
+    id: fireId(row, at, dedupeKey),
+  })
+  await engine.db.cold.query(
+    `update tidebase.schedules set next_run_at = $4, last_enqueued_at = now()
+      where project = $1 and name = $2 and next_run_at = $3`,
+    [row.project, row.name, row.next_run_at, nextTime(row.cron, row.timezone, now)],
+  )
+}
+
+/** The last of the times from `first` to `now`. */
+function latestMissed(row: ScheduleRow, first: Date, now: Date): Date {
+  const [latest] = new Cron(row.cron, { timezone: row.timezone, mode: '5-part', paused: true }).previousRuns(
+    1,
+    new Date(now.getTime() + 1),
+  )
+  return latest && latest > first ? latest : first
+}
+
+/** The id of the run that a schedule makes at a time: a UUIDv8 that starts with that time, so that it sorts with its peers. */
+function fireId(row: ScheduleRow, at: Date, dedupeKey: string): string {
+  const hash = createHash('sha256')
+    .update(`${row.project}\0${row.created_at.toISOString()}\0${dedupeKey}`)
+    .digest('hex')
+  return `${at.getTime().toString(16).padStart(12, '0')}8${hash.slice(0, 3)}8${hash.slice(3, 18)}`
+}
