@@ -5,7 +5,8 @@ import { TidebaseError } from './errors.ts'
 import { resume } from './execute.ts'
 import { type EnqueueOptions, enqueue, Queues, Schedules } from './queues.ts'
 import { Runs } from './runs.ts'
-import { type Fetch, Transport } from './transport.ts'
+import type { Fetch } from './send.ts'
+import { Transport } from './transport.ts'
 import { type NewRunOptions, type Run, recorded } from './types.ts'
 import { type WebhookHandler, type WebhookOptions, webhook } from './webhook.ts'
 import { type WorkOptions, work } from './worker.ts'
@@ -18,7 +19,7 @@ export interface TidebaseOptions {
   apiKey?: string
   /** TIDEBASE_WEBHOOK_SECRET unless given. */
   webhookSecret?: string
-  /** Used in place of the global `fetch`. */
+  /** Used for every request. Unless given, Node's http client is, and the global `fetch` on other platforms. */
   fetch?: Fetch
   /**
    * How long a call is repeated while the server is away, in milliseconds; 120,000 unless given. A server that never

@@ -1,5 +1,5 @@
 // @tidebase/sdk: everything a program may import.
-export { type ChildOptions, Children } from './children.ts'
+export type { ChildOptions, Children } from './children.ts'
 export { type RunOptions, Tidebase, type TidebaseOptions } from './client.ts'
 export type { BeginOptions, Workflow, WorkflowFn } from './engine.ts'
 export {
@@ -15,18 +15,19 @@ export {
   UnreachableError,
 } from './errors.ts'
 export type { FanoutFn, FanoutOptions } from './fanout.ts'
-export type { GateDecision, GateOptions } from './gates.ts'
+export type { GateDecision, GateOptions, Gates } from './gates.ts'
 export { inputHash } from './hash.ts'
 export { newRunId } from './ids.ts'
-export type { EnqueueOptions } from './queues.ts'
+export type { EnqueueOptions, Queues, Schedules } from './queues.ts'
 export type { RunContext, UsageEntry } from './run.ts'
-export type { Attached, ListOptions } from './runs.ts'
-export type { SaveNote, SnapshotNote, StateNote } from './state.ts'
+export type { Attached, ListOptions, Runs } from './runs.ts'
+export type { Fetch } from './send.ts'
+export type { SaveNote, SnapshotNote, Snapshots, StateNote, States } from './state.ts'
 export type { StepContext, StepFn, StepOptions } from './steps.ts'
 export type { SubscribeOptions } from './subscribe.ts'
-export type { Fetch } from './transport.ts'
 export type {
   ChannelInput,
+  Checkpoint,
   Edge,
   Gate,
   NewRunOptions,
@@ -43,5 +44,5 @@ export type {
   Step,
   Usage,
 } from './types.ts'
-export { sign, signatureHeader, verify, type WebhookHandler, type WebhookOptions } from './webhook.ts'
+export { signatureHeader, signWebhook, verifyWebhook, type WebhookHandler, type WebhookOptions } from './webhook.ts'
 export type { WorkOptions } from './worker.ts'

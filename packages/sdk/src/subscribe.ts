@@ -28,7 +28,7 @@ export async function* subscribe(
   if (after > 0 && !options.follow && (await isOver(transport, runId, after, options.signal))) return
   let connected = false
   for (let failures = 0; ; ) {
-    const response = await transport.stream({
+    const stream = await transport.stream({
       params: { runId },
       query: { after },
       headers: { accept: 'text/event-stream', ...(after ? { 'last-event-id': String(after) } : {}) },
@@ -37,7 +37,7 @@ export async function* subscribe(
       retryForMs: connected ? Number.POSITIVE_INFINITY : undefined,
     })
     connected = true
-    for await (const event of events(response, options.signal)) {
+    for await (const event of events(stream, options.signal)) {
       failures = 0
       if (event.seq <= after) continue
       after = event.seq
@@ -51,23 +51,25 @@ export async function* subscribe(
 }
 
 /** The events of one connection; ends with it, however it ends. */
-async function* events(response: Response, signal: AbortSignal | undefined): AsyncGenerator<RunEvent> {
-  const reader = response.body?.getReader()
-  if (!reader) return
-  const close = () => void reader.cancel().catch(() => undefined)
-  const unwatch = onAbort(signal, close)
-  let silence = setTimeout(close, silenceMs)
-  async function* chunks(from: NonNullable<typeof reader>): AsyncGenerator<Uint8Array> {
-    for (;;) {
-      const { done, value } = await from.read().catch(() => ({ done: true, value: undefined }) as const)
-      if (done || !value) return
-      clearTimeout(silence)
-      silence = setTimeout(close, silenceMs)
-      yield value
+async function* events(
+  { chunks, cancel }: { chunks: AsyncIterable<Uint8Array>; cancel(): void },
+  signal: AbortSignal | undefined,
+): AsyncGenerator<RunEvent> {
+  const unwatch = onAbort(signal, cancel)
+  let silence = setTimeout(cancel, silenceMs)
+  async function* alive(): AsyncGenerator<Uint8Array> {
+    try {
+      for await (const chunk of chunks) {
+        clearTimeout(silence)
+        silence = setTimeout(cancel, silenceMs)
+        yield chunk
+      }
+    } catch {
+      // A connection that breaks is one that ends: the caller connects again.
     }
   }
   try {
-    for await (const message of parseEventStream(chunks(reader))) {
+    for await (const message of parseEventStream(alive())) {
       if (message.event !== 'message') continue
       const event: RunEvent = JSON.parse(message.data)
       yield event
@@ -76,7 +78,7 @@ async function* events(response: Response, signal: AbortSignal | undefined): Asy
   } finally {
     clearTimeout(silence)
     unwatch()
-    close()
+    cancel()
   }
 }
 

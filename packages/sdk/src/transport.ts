@@ -12,10 +12,8 @@ import {
   type Query,
 } from './endpoints.ts'
 import { errorFromReply, TidebaseError, UnreachableError } from './errors.ts'
+import { type Answer, type Fetch, type Outgoing, type Send, sender } from './send.ts'
 import { property } from './thrown.ts'
-
-/** The part of `fetch` that is used. */
-export type Fetch = (url: string, init: RequestInit) => Promise<Response>
 
 export interface TransportOptions {
   /** Address of the server, with or without a path and trailing slash. */
@@ -33,16 +31,21 @@ const firstContactMs = 3_000
 // A server that fails to answer may fail for this very request; it is not asked for as long as one that is away.
 const internalErrorTries = 3
 
+/** Takes what is wanted of a good answer. */
+type Read<T> = (got: { answer: Answer; cancel(): void }) => Promise<T>
+
 /** Makes calls to one server. */
 export class Transport {
   readonly url: string
   #options: TransportOptions
   #headers: Record<string, string>
+  #send: Send
   #reached = false
 
   constructor(options: TransportOptions) {
     this.url = serverUrl(options.url)
     this.#options = options
+    this.#send = sender(this.url, options.fetch)
     const key = options.apiKey?.trim()
     if (key && !/^[\x21-\x7e]+$/.test(key))
       throw new TidebaseError('The API key has characters that no key has.', {
@@ -62,14 +65,14 @@ export class Transport {
    *   time; the signal's reason when it aborts
    */
   async call<N extends CallName>(name: N, request: CallRequest<N>): Promise<CallReply<N>> {
-    const { response, text } = await this.#insist(name, request, async (response) => ({
-      response,
-      text: await response.text(),
+    const { status, text } = await this.#insist(name, request, async ({ answer }) => ({
+      status: answer.status,
+      text: await answer.text(),
     }))
     const reply = parse<CallReply<N>>(text)
     if (reply === undefined)
-      throw new TidebaseError(`${this.url} answered ${response.status} with something that is not JSON.`, {
-        status: response.status,
+      throw new TidebaseError(`${this.url} answered ${status} with something that is not JSON.`, {
+        status,
         code: 'bad_reply',
         hint: 'Check that TIDEBASE_URL is the address of a Tidebase server, not of a proxy’s page.',
       })
@@ -77,33 +80,34 @@ export class Transport {
   }
 
   /**
-   * Opens the event stream of a run. The time limit covers the answer's head only.
+   * Opens the event stream of a run. The time limit covers the answer's head only; the signal too.
    *
-   * @returns an answer whose body is an event stream
+   * @returns the pieces of the stream, and a way to leave it
    * @throws as `call`
    */
-  async stream(request: CallRequest<'streamEvents'>): Promise<Response> {
-    return this.#insist('streamEvents', request, async (response) => response)
+  stream(request: CallRequest<'streamEvents'>): Promise<{ chunks: AsyncIterable<Uint8Array>; cancel(): void }> {
+    return this.#insist('streamEvents', request, async ({ answer, cancel }) => ({ chunks: answer.chunks(), cancel }))
   }
 
-  async #insist<N extends CallName, T>(
-    name: N,
-    request: CallRequest<N>,
-    read: (response: Response) => Promise<T>,
-  ): Promise<T> {
+  async #insist<N extends CallName, T>(name: N, request: CallRequest<N>, read: Read<T>): Promise<T> {
     const [method, path] = endpoints[name]
     const params: unknown = 'params' in request ? request.params : undefined
-    const url = this.url + fill(path, params) + queryString(request.query)
-    const init: RequestInit = { method, redirect: 'manual', headers: { ...this.#headers, ...request.headers } }
-    if ('body' in request && request.body !== undefined) {
-      init.body = encode(name, request.body)
-      init.headers = { ...init.headers, 'content-type': 'application/json' }
+    const body = 'body' in request && request.body !== undefined ? encode(name, request.body) : undefined
+    const outgoing: Outgoing = {
+      url: this.url + fill(path, params) + queryString(request.query),
+      method,
+      headers: {
+        ...this.#headers,
+        ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+        ...request.headers,
+      },
+      body,
     }
     const runId = property(params, 'runId')
     const started = performance.now()
     for (let attempt = 0; ; attempt++) {
       request.signal?.throwIfAborted()
-      const outcome = await this.#once(url, init, request, typeof runId === 'string' ? runId : '', read)
+      const outcome = await this.#once(outgoing, request, typeof runId === 'string' ? runId : '', read)
       if ('value' in outcome) return outcome.value
       const { error, retryAfterMs } = outcome
       if (request.signal?.aborted) throw request.signal.reason
@@ -117,34 +121,36 @@ export class Transport {
   }
 
   async #once<T>(
-    url: string,
-    init: RequestInit,
+    outgoing: Outgoing,
     options: CallOptions,
     runId: string,
-    read: (response: Response) => Promise<T>,
+    read: Read<T>,
   ): Promise<{ value: T } | { error: TidebaseError; retryAfterMs?: number | undefined }> {
     const limit = options.timeoutMs ?? this.#options.timeoutMs
-    const controller = new AbortController()
-    const unwatch = onAbort(options.signal, () => controller.abort(options.signal?.reason))
     let late = false
-    const timer = setTimeout(() => {
-      late = true
-      controller.abort()
-    }, limit)
+    let unwatch = () => {}
+    let timer: ReturnType<typeof setTimeout> | undefined
     try {
-      const fetch = this.#options.fetch ?? globalThis.fetch
-      const response = await fetch(url, { ...init, signal: controller.signal })
+      const sending = this.#send(outgoing)
+      unwatch = onAbort(options.signal, () => sending.cancel())
+      timer = setTimeout(() => {
+        late = true
+        sending.cancel()
+      }, limit)
+      const answer = await sending.answer
       this.#reached = true
-      if (response.ok) return { value: await read(response) }
-      if (response.status >= 300 && response.status < 400) return { error: await redirected(this.url, response) }
-      const body = parse<unknown>(await response.text())
+      const { status } = answer
+      if (status >= 200 && status < 300) return { value: await read({ answer, cancel: sending.cancel }) }
+      const text = await answer.text()
+      if (status < 400) return { error: redirected(this.url, status, answer.header('location')) }
       return {
-        error: errorFromReply(response.status, body?.value, runId),
-        retryAfterMs: retryAfter(response.headers.get('retry-after')),
+        error: errorFromReply(status, parse<unknown>(text)?.value, runId),
+        retryAfterMs: retryAfter(answer.header('retry-after')),
       }
     } catch (error) {
-      const what = late ? `no answer within ${limit} ms` : networkText(error)
-      return { error: new UnreachableError(this.url, what, error) }
+      return {
+        error: new UnreachableError(this.url, late ? `no answer within ${limit} ms` : networkText(error), error),
+      }
     } finally {
       clearTimeout(timer)
       unwatch()
@@ -198,10 +204,9 @@ function parse<T>(text: string): { value: T } | undefined {
   }
 }
 
-async function redirected(url: string, response: Response): Promise<TidebaseError> {
-  await response.body?.cancel()
-  return new TidebaseError(`${url} redirects to ${response.headers.get('location') ?? 'another address'}.`, {
-    status: response.status,
+function redirected(url: string, status: number, location: string | null): TidebaseError {
+  return new TidebaseError(`${url} redirects to ${location ?? 'another address'}.`, {
+    status,
     code: 'redirected',
     hint: 'Set TIDEBASE_URL to the address it redirects to, when you trust it: redirects are not followed.',
   })

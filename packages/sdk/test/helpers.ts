@@ -1,4 +1,5 @@
 // A client that can be watched and disturbed: its fetch counts what goes out and may lose answers on their way back.
+import { createDatabase, startServer } from '../../../test/server.ts'
 import { Tidebase, type TidebaseOptions } from '../src/index.ts'
 
 /** What may happen to a request on its way. */
@@ -61,4 +62,22 @@ export function signalled(): { promise: Promise<void>; done: () => void } {
     done = resolve
   })
   return { promise, done }
+}
+
+/** A server that can be stopped and started again, at one address and on one database. */
+export async function restartable(options: Parameters<typeof startServer>[0] = {}) {
+  const database = await createDatabase()
+  let server = await startServer({ ...options, databaseUrl: database.url })
+  const port = Number(new URL(server.url).port)
+  return {
+    url: server.url,
+    stop: () => server.stop(500),
+    async start() {
+      server = await startServer({ ...options, databaseUrl: database.url, port })
+    },
+    async end() {
+      await server.stop(500)
+      await database.drop()
+    },
+  }
 }

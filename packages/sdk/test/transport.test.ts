@@ -1,0 +1,84 @@
+// Both ways a request may leave, against a real server.
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { startServer } from '../../../test/server.ts'
+import { delay } from '../src/abort.ts'
+import { Tidebase } from '../src/index.ts'
+import { restartable, signalled } from './helpers.ts'
+
+let server: Awaited<ReturnType<typeof startServer>>
+beforeAll(async () => {
+  server = await startServer()
+})
+afterAll(() => server.stop(500))
+
+describe.each([
+  ['http', {}],
+  ['fetch', { fetch: (url: string, init: RequestInit) => fetch(url, init) }],
+])('over %s', (_, options) => {
+  const client = (url = server.url) => new Tidebase({ url, ...options })
+
+  test('text of any script and size arrives as it was sent', async () => {
+    const text = 'ü中😀\u2028"\\ '.repeat(100_000)
+    const tide = client()
+    const { id, workflowName } = await tide.runs.create('a/b c?d=ü😀', { input: { text } })
+    expect(workflowName).toBe('a/b c?d=ü😀')
+    expect((await tide.runs.get(id, { include: ['run'] })).run.input).toEqual({ text })
+    expect(await tide.run('a/b c?d=ü😀', { runId: id }, (run) => run.step('x', () => text))).toBe(text)
+    const { steps } = await tide.runs.get(id, { include: ['steps'] })
+    expect(steps[0]?.output).toBe(text)
+  })
+
+  test('an error answer is read and typed', async () => {
+    await expect(client().schedules.delete('none')).rejects.toMatchObject({ status: 404, code: 'schedule_not_found' })
+    await expect(client().runs.get('nonsense')).rejects.toMatchObject({ status: 404, code: 'run_not_found' })
+  })
+
+  test('an address that is no Tidebase is told so', async () => {
+    await expect(client(`${server.url}/elsewhere`).runs.list()).rejects.toMatchObject({ code: 'route_not_found' })
+  })
+
+  test('a signal breaks a waiting call off at once', async () => {
+    const tide = client()
+    const { id } = await tide.runs.create('waits')
+    const session = await tide.runs.attach(id)
+    const { gate } = await session.run.gates.begin('g', 'Well?')
+    const waiting = session.run.gates.get(gate.id, { waitMs: 20_000 })
+    await delay(100)
+    const at = performance.now()
+    session.detach()
+    await expect(waiting).rejects.toMatchObject({ code: 'run_ended' })
+    expect(performance.now() - at).toBeLessThan(200)
+  })
+
+  test('events stream as they happen, and leaving closes the stream', async () => {
+    const tide = client()
+    const { id } = await tide.runs.create('streams')
+    const begun = signalled()
+    const seen: string[] = []
+    const following = (async () => {
+      for await (const event of tide.runs.subscribe(id)) {
+        seen.push(event.type)
+        begun.done()
+        if (event.type === 'state.updated') break
+      }
+    })()
+    await begun.promise
+    const session = await tide.runs.attach(id)
+    await session.run.state.set('ü😀'.repeat(10_000))
+    await following
+    expect(seen).toEqual(['run.created', 'run.started', 'state.updated'])
+    session.detach()
+  })
+
+  test('connections of a server that is gone are not an error for long', async () => {
+    const service = await restartable()
+    const tide = client(service.url)
+    const { id } = await tide.runs.create('back')
+    await service.stop()
+    const reading = tide.runs.get(id)
+    await delay(200)
+    await service.start()
+    expect((await reading).run.id).toBe(id)
+    await service.end()
+  })
+})
