@@ -7,7 +7,7 @@
 //                                                └▶ lost, cancelled ─▶ nothing is written
 import { backoff, delay } from './abort.ts'
 import type { BeginOptions, Engine, WorkflowFn } from './engine.ts'
-import { LeaseLostError, RunCancelledError, RunLeasedError } from './errors.ts'
+import { LeaseLostError, RunCancelledError, RunLeasedError, TidebaseError } from './errors.ts'
 import { newOwner } from './ids.ts'
 import { Lease } from './lease.ts'
 import { RunContext } from './run.ts'
@@ -29,6 +29,11 @@ export interface Held {
  */
 export async function begin(engine: Engine, runId: string, options: BeginOptions): Promise<Held | { done: Run }> {
   const owner = options.leaseOwner ?? newOwner('sdk')
+  if (!/^[\x20-\x7e]{1,300}$/.test(owner))
+    throw new TidebaseError(`"${owner}" cannot name a lease.`, {
+      code: 'invalid_lease_owner',
+      hint: 'Use 1 to 300 printable ASCII characters.',
+    })
   const patience = options.leaseWaitMs ?? 0
   const started = performance.now()
   for (let attempt = 0; ; attempt++) {
@@ -114,7 +119,7 @@ export async function complete(engine: Engine, lease: Lease, run: Run, result: u
       params: { runId: run.id },
       body: { result, leaseOwner: lease.owner },
     })
-    if (reply.run.status === 'cancelled') lease.stop(new RunCancelledError(run.id))
+    if (reply.run.status === 'cancelled') lease.lose(new RunCancelledError(run.id))
     lease.check()
   } catch (error) {
     // A heartbeat that was under way finds the lease given back and stops everything, this call too, before its answer

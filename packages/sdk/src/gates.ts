@@ -75,7 +75,7 @@ export class Gates {
     while (gate.status === 'pending') {
       const reply = await this.get(gate.id, { waitMs: pollMs })
       gate = reply.gate
-      if (reply.runStatus === 'cancelled') this.#lease.stop(new RunCancelledError(this.#lease.runId))
+      if (reply.runStatus === 'cancelled') this.#lease.lose(new RunCancelledError(this.#lease.runId))
       this.#lease.check()
     }
     return {

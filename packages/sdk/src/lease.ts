@@ -1,7 +1,8 @@
 // A held run: who executes it, the heartbeat that keeps it, and the signal that tells when it is over.
 //
 //   held ──close()──────────────────────────▶ over        the execution ended by itself
-//     └────stop(error)──────────────────────▶ over        cancelled, taken over, or told to stop
+//     ├────stop(reason)─────────────────────▶ over        told to stop from outside
+//     └────lose(error)──────────────────────▶ over, lost  cancelled or taken over
 //
 // Invariants: every write of an execution passes `call`; after `over` nothing more is sent; the first reason wins.
 // Fencing is the server's: this only learns of it early and stops the work.
@@ -24,6 +25,7 @@ export class Lease {
   readonly #lengthMs: number
   #timer: ReturnType<typeof setTimeout> | undefined
   #unwatch: () => void
+  #lost = false
 
   /**
    * @param transport the way to the server
@@ -49,7 +51,7 @@ export class Lease {
 
   /** Whether the run belongs to somebody else now, or to nobody: nothing may be written about it. */
   get lost(): boolean {
-    return this.signal.aborted && isLoss(this.signal.reason)
+    return this.#lost
   }
 
   /** @throws the reason, when the execution is over */
@@ -67,10 +69,16 @@ export class Lease {
     try {
       return await this.#transport.call(name, { ...request, signal: request.signal ?? this.signal })
     } catch (error) {
-      if (isLoss(error)) this.stop(error)
+      if (isLoss(error)) this.lose(error)
       this.check()
       throw error
     }
+  }
+
+  /** Ends the execution because the run is not ours any more; the first reason to end wins. */
+  lose(error: unknown): void {
+    this.#lost ||= !this.signal.aborted
+    this.stop(error)
   }
 
   /** Ends the execution with a reason: the signal aborts and every call from now on throws it. */
@@ -123,8 +131,8 @@ function leaseLength(run: Run): number {
   return ms > 0 ? ms : 60_000
 }
 
-/** Whether an error means that this execution may not write about its run any more. */
-export function isLoss(error: unknown): boolean {
+/** Whether the server's answer means that this execution may not write about its run any more. */
+function isLoss(error: unknown): boolean {
   return (
     error instanceof LeaseLostError ||
     error instanceof RunCancelledError ||

@@ -1,6 +1,7 @@
 // Runs, seen from outside: create, look, steer, follow. Executing them is `tide.run`, `tide.work`, `tide.webhook` and,
 // for sessions that have no function to wrap, `attach`.
 import type { BodyOf, Routes } from '@tidebase/wire'
+import { onAbort } from './abort.ts'
 import type { BeginOptions, Engine } from './engine.ts'
 import { TidebaseError } from './errors.ts'
 import { begin, complete, fail } from './execute.ts'
@@ -145,20 +146,22 @@ export class Runs {
    * @throws TidebaseError `wait_timeout`; the signal's reason
    */
   async wait(runId: string, options: { signal?: AbortSignal; timeoutMs?: number } = {}): Promise<Run> {
-    const { timeoutMs } = options
-    const timeout = timeoutMs === undefined ? undefined : AbortSignal.timeout(timeoutMs)
-    const signals = [options.signal, timeout].filter((each) => each !== undefined)
+    const { signal, timeoutMs } = options
+    const stop = new AbortController()
+    const unwatch = onAbort(signal, () => stop.abort(signal?.reason))
+    const timer =
+      timeoutMs === undefined ? undefined : setTimeout(() => stop.abort(stillRunning(runId, timeoutMs)), timeoutMs)
     try {
-      for await (const event of this.subscribe(runId, { signal: AbortSignal.any(signals), follow: true })) {
+      for await (const event of this.subscribe(runId, { signal: stop.signal, follow: true })) {
         if (!ended.has(event.type.replace('run.', ''))) continue
         const { run } = await this.get(runId, { include: ['run'] })
         if (ended.has(run.status)) return run
       }
-    } catch (error) {
-      if (timeout?.aborted && error === timeout.reason) throw stillRunning(runId, timeoutMs ?? 0)
-      throw error
+      throw stop.signal.reason
+    } finally {
+      clearTimeout(timer)
+      unwatch()
     }
-    throw stillRunning(runId, timeoutMs ?? 0)
   }
 
   /**

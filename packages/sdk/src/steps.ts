@@ -217,7 +217,7 @@ export class Steps {
   #settled(step: Call, reply: Exclude<CallReply<'beginStep'> | CallReply<'recordStep'>, { action: 'recorded' }>) {
     if (reply.action === 'return') return reply.output
     if (reply.action === 'cancelled') {
-      this.#lease.stop(new RunCancelledError(this.#lease.runId))
+      this.#lease.lose(new RunCancelledError(this.#lease.runId))
       this.#lease.check()
     }
     if (reply.action === 'input_mismatch')

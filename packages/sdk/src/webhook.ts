@@ -31,7 +31,7 @@ export type WebhookHandler = (request: Request, context?: Pick<WebhookOptions, '
  * @param body the raw body
  * @returns `sha256=` and 64 hex digits
  */
-export function sign(secret: string, body: Uint8Array | string): string {
+export function signWebhook(secret: string, body: Uint8Array | string): string {
   return `sha256=${createHmac('sha256', secret).update(body).digest('hex')}`
 }
 
@@ -43,11 +43,15 @@ export function sign(secret: string, body: Uint8Array | string): string {
  * @param signature the header `x-tidebase-signature`
  *
  * @example
- * if (!verify(channelSecret, await request.text(), request.headers.get('x-tidebase-signature'))) return forbidden()
+ * if (!verifyWebhook(channelSecret, await request.text(), request.headers.get('x-tidebase-signature'))) return forbidden()
  */
-export function verify(secret: string, body: Uint8Array | string, signature: string | null | undefined): boolean {
+export function verifyWebhook(
+  secret: string,
+  body: Uint8Array | string,
+  signature: string | null | undefined,
+): boolean {
   if (!secret || !signature) return false
-  const expected = Buffer.from(sign(secret, body))
+  const expected = Buffer.from(signWebhook(secret, body))
   const given = Buffer.from(signature.trim())
   return given.length === expected.length && timingSafeEqual(given, expected)
 }
@@ -62,10 +66,9 @@ export function webhook(engine: Engine, secret: string | undefined, options: Web
   const onError = options.onError ?? print
   return async (request, context) => {
     if (request.method !== 'POST') return refuse(405, 'method_not_allowed', 'Webhooks are POSTed.', 'Send a POST.')
-    const body = new Uint8Array(await request.arrayBuffer())
-    if (body.length > maxBodyBytes)
-      return refuse(413, 'body_too_large', 'The body is too large.', 'Tidebase sends less than 1 MiB.')
-    if (!verify(secret, body, request.headers.get(signatureHeader)))
+    const body = await read(request)
+    if (!body) return refuse(413, 'body_too_large', 'The body is too large.', 'Tidebase sends less than 1 MiB.')
+    if (!verifyWebhook(secret, body, request.headers.get(signatureHeader)))
       return refuse(
         401,
         'invalid_signature',
@@ -85,7 +88,7 @@ export function webhook(engine: Engine, secret: string | undefined, options: Web
         422,
         'unknown_webhook',
         'This is not a request to execute a run.',
-        'Point recoveryWebhook and invokeUrl here; handle channels with `verify` at an address of their own.',
+        'Point recoveryWebhook and invokeUrl here; handle channels with `verifyWebhook` at an address of their own.',
       )
     const fn = engine.workflows.get(workflowName)
     if (!fn)
@@ -106,6 +109,22 @@ export function webhook(engine: Engine, secret: string | undefined, options: Web
     const waitUntil = context?.waitUntil ?? options.waitUntil
     waitUntil?.(work)
     return Response.json({ accepted: true, runId }, { status: 202 })
+  }
+}
+
+/** The body; undefined when it is larger than any webhook, of which no more is read. */
+async function read(request: Request): Promise<Uint8Array | undefined> {
+  const chunks: Uint8Array[] = []
+  let size = 0
+  const reader = request.body?.getReader()
+  for (;;) {
+    const { done, value } = (await reader?.read()) ?? { done: true, value: undefined }
+    if (done) return Buffer.concat(chunks)
+    chunks.push(value)
+    size += value.length
+    if (size <= maxBodyBytes) continue
+    await reader?.cancel()
+    return undefined
   }
 }
 

@@ -4,7 +4,7 @@ import { expect, test } from 'vitest'
 import hashes from '../../../test/conformance/input-hash.json' with { type: 'json' }
 import contracts from '../../../test/conformance/resume-contract.json' with { type: 'json' }
 import signatures from '../../../test/conformance/webhook-signature.json' with { type: 'json' }
-import { inputHash, verify } from '../src/index.ts'
+import { inputHash, verifyWebhook } from '../src/index.ts'
 
 // stableJson of wire rebuilds objects, and JavaScript puts keys that look like integers first. When that is mended this
 // set becomes empty: the tests in it are expected to fail and say so when they do not.
@@ -32,10 +32,10 @@ test.each(contracts.vectors)('resume contract: $name', ({ options, contract, dec
 })
 
 test.each(signatures.vectors)('webhook signature: $name', ({ secret, body, header, valid }) => {
-  expect(verify(secret, body, header)).toBe(valid)
-  expect(verify(secret, new TextEncoder().encode(body), header)).toBe(valid)
+  expect(verifyWebhook(secret, body, header)).toBe(valid)
+  expect(verifyWebhook(secret, new TextEncoder().encode(body), header)).toBe(valid)
 })
 
 test('nothing is valid without a secret', () => {
-  expect(verify('', 'x', 'sha256=')).toBe(false)
+  expect(verifyWebhook('', 'x', 'sha256=')).toBe(false)
 })

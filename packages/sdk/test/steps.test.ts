@@ -9,7 +9,7 @@ let server: Awaited<ReturnType<typeof startServer>>
 beforeAll(async () => {
   server = await startServer()
 })
-afterAll(() => server.stop())
+afterAll(() => server.stop(500))
 
 const detail = (runId: string) => server.ok('getRun', { params: { runId } })
 
