@@ -1,0 +1,13 @@
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { expect, test } from 'vitest'
+
+// So that none rots. What they measure is no test's business.
+test.each(['steps', 'queue'])('the benchmark %s runs', { timeout: 120_000 }, async (name) => {
+  const program = fileURLToPath(new URL('../bench/run.ts', import.meta.url))
+  const args = ['--conditions=source', '--import', 'tsx', program, name, '--quick', '--no-peers']
+  const { stdout } = await promisify(execFile)(process.execPath, args)
+  expect(stdout).toContain('tidebase, ')
+  expect(stdout).not.toContain('NaN')
+})
