@@ -1,11 +1,29 @@
 // Writes the files that are generated from the contract. With --check it writes nothing and fails when one is stale.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { openApiDocument, routes } from '@tidebase/wire'
+import { errorCodes, openApiDocument, routes } from '@tidebase/wire'
 
 const root = new URL('..', import.meta.url)
 const files: Record<string, () => string> = {
   'packages/wire/openapi.json': () => `${JSON.stringify(openApiDocument(routes), null, 2)}\n`,
+  'docs/errors.md': errorsPage,
+}
+
+function errorsPage(): string {
+  const rows = Object.entries(errorCodes).map(
+    ([code, { status, meaning, hint }]) => `| \`${code}\` | ${status} | ${meaning} | ${hint.replaceAll('|', '\\|')} |`,
+  )
+  return [
+    '# Errors',
+    '',
+    'Every answer that is not 2xx is `{"error": "one sentence", "code": "…", "hint": "what to do next"}`, with `issues`',
+    '(`path`, `message`) where a request was malformed. Made from `packages/wire/src/errors.ts` by `npm run gen`.',
+    '',
+    '| code | status | meaning | what to do |',
+    '|---|---|---|---|',
+    ...rows,
+    '',
+  ].join('\n')
 }
 
 const check = process.argv.includes('--check')
