@@ -173,7 +173,16 @@ function serverUrl(given: string): string {
 }
 
 function fill(path: string, params: unknown): string {
-  return path.replace(/:(\w+)/g, (_, key: string) => encodeURIComponent(String(property(params, key))))
+  return path.replace(/:(\w+)/g, (_, key: string) => {
+    const value = property(params, key)
+    // Dots alone would be taken for folders on the way, however they are written.
+    if (typeof value === 'string' && value !== '' && !/^\.\.?$/.test(value) && value.isWellFormed())
+      return encodeURIComponent(value)
+    throw new TidebaseError(`${key} must not be ${JSON.stringify(value) ?? 'undefined'}.`, {
+      code: 'invalid_name',
+      hint: 'Give a name or id that is not empty, "." or "..".',
+    })
+  })
 }
 
 function queryString(query: Query | undefined): string {

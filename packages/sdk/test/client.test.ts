@@ -75,6 +75,11 @@ test('an input that is not JSON is an error of its own', async () => {
   await expect(new Tidebase().runs.create('x', { input: cycle })).rejects.toMatchObject({ code: 'not_json' })
 })
 
+test.each(['', '.', '..', '\ud800'])('%j names nothing', async (name) => {
+  await expect(new Tidebase().runs.get(name)).rejects.toMatchObject({ code: 'invalid_name' })
+  await expect(new Tidebase().runs.create(name)).rejects.toMatchObject({ code: 'invalid_name' })
+})
+
 test('a workflow nobody registered is named, before anything is created', async () => {
   const tide = new Tidebase({ url: 'http://127.0.0.1:1' })
   tide.workflow('known', () => 1)

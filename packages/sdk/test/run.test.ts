@@ -84,24 +84,25 @@ test('a run that another worker holds is waited for, and then its result taken',
 test('cancelling stops the workflow, its step and its waiting', async () => {
   const { tide } = watched(server)
   const stepStopped = signalled()
+  const hanging = signalled()
   let id = ''
   let after: unknown
   const outcome = tide.run('cancelled', async (run) => {
     id = run.id
     const step = run.step('hang', ({ signal }) => {
       signal.addEventListener('abort', stepStopped.done)
+      hanging.done()
       return new Promise(() => {})
     })
     await step.catch(async () => {
       after = await run.state.set(1).catch((thrown: unknown) => thrown)
     })
   })
-  await delay(50)
+  await hanging.promise
   await tide.runs.cancel(id, { reason: 'enough', actor: 'me' })
   await expect(outcome).rejects.toBeInstanceOf(RunCancelledError)
   await stepStopped.promise
-  await delay(10)
-  expect(after).toBeInstanceOf(RunCancelledError)
+  await vi.waitFor(() => expect(after).toBeInstanceOf(RunCancelledError))
   expect((await detail(id)).run).toMatchObject({ status: 'cancelled', cancelReason: 'enough', cancelActor: 'me' })
   await expect(tide.run('cancelled', { runId: id }, () => 1)).rejects.toBeInstanceOf(RunCancelledError)
 })
@@ -126,15 +127,18 @@ test('who was taken over stops, and nothing it writes counts', async () => {
   const slow = watched(server)
   const rival = watched(server)
   const taken = signalled()
+  const begun = signalled()
   let id = ''
   const outcome = slow.tide.run('fenced', async (run) => {
     id = run.id
     slow.fault = (request) => (request.endsWith('/heartbeat') ? 'lost before' : undefined)
     return run.step('work', async () => {
+      begun.done()
       await taken.promise
       return 'slow'
     })
   })
+  await begun.promise
   await delay(leaseMs + 100)
   const winner = rival.tide.run('fenced', { runId: id }, (run) =>
     run.step('work', async () => {
@@ -250,10 +254,13 @@ test('state, versions, snapshots and usage', async () => {
 test('a gate waits for its decision', async () => {
   const { tide, requests } = watched(server)
   let id = ''
+  const begun = signalled()
   const outcome = tide.run('asks', async (run) => {
     id = run.id
+    begun.done()
     return run.gate<{ note: string }>('send', 'Send it?', { data: { to: 'you' } })
   })
+  await begun.promise
   await delay(leaseMs * 1.5)
   const { gates } = await tide.runs.get(id, { include: ['gates'] })
   expect(gates).toMatchObject([{ name: 'send', prompt: 'Send it?', data: { to: 'you' }, status: 'pending' }])
@@ -284,11 +291,14 @@ test('a gate that nobody answers is decided by the server; one of a cancelled ru
     actor: 'timeout',
   })
   let id = ''
-  const waiting = tide.run('gone', (run) => {
+  const asked = signalled()
+  const waiting = tide.run('gone', async (run) => {
     id = run.id
+    await run.gates.begin('never', 'Never?')
+    asked.done()
     return run.gate('never')
   })
-  await delay(50)
+  await asked.promise
   await tide.runs.cancel(id)
   await expect(waiting).rejects.toBeInstanceOf(RunCancelledError)
 })

@@ -39,7 +39,7 @@ test('works off a queue, so many at a time, and learns of new work at once', asy
   tide.workflow('square', async (run, input: number) => {
     most = Math.max(most, ++now)
     const result = await run.step('multiply', async () => {
-      await delay(20)
+      await delay(150)
       return input ** 2
     })
     now--
