@@ -1,4 +1,7 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { Buffer } from 'node:buffer'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { startServer } from '../../../test/server.ts'
 import { newRunId, signWebhook, Tidebase } from '../src/index.ts'
 import { signalled, watched } from './helpers.ts'
@@ -80,6 +83,54 @@ test('a failure of the work is told, not lost', async () => {
   await tide.webhook({ onError })(delivery({ type: 'run.resume', runId: id, workflowName: 'broken' }))
   await told.promise
   expect(failures).toMatchObject([[{ message: 'no' }, id]])
+})
+
+/** An address that the server can call, answered by a handler. */
+async function hosted(handle: (request: Request) => Promise<Response>) {
+  const http = createServer(async (incoming, outgoing) => {
+    const chunks: Uint8Array[] = []
+    for await (const chunk of incoming) chunks.push(chunk)
+    const body = Buffer.concat(chunks)
+    const headers = Object.entries(incoming.headers).flatMap(([name, value]) =>
+      typeof value === 'string' ? [[name, value] satisfies [string, string]] : [],
+    )
+    const response = await handle(new Request('http://hook/', { method: incoming.method ?? 'GET', headers, body }))
+    outgoing.writeHead(response.status).end(await response.text())
+  }).listen(0, '127.0.0.1')
+  await once(http, 'listening')
+  const address = http.address()
+  return {
+    url: `http://127.0.0.1:${typeof address === 'object' && address ? address.port : 0}/`,
+    close: () => new Promise((resolve) => http.close(resolve)),
+  }
+}
+
+test('the server calls: a failed run is resumed, a pushed queue is executed', async () => {
+  const signing = await startServer({ webhookSecret })
+  const { tide } = watched(signing, { webhookSecret })
+  const ran: string[] = []
+  tide.workflow('recovers', async (run) => {
+    await run.step('first', () => void ran.push('first'))
+    if (run.attempt === 1) throw new Error('once')
+    return run.attempt
+  })
+  const hook = await hosted(tide.webhook({ onError: () => {} }))
+  const { id } = await tide.runs.create('recovers', { recoveryWebhook: hook.url })
+  await expect(tide.run('recovers', { runId: id })).rejects.toThrow('once')
+  await vi.waitFor(
+    async () => expect((await tide.runs.get(id)).run).toMatchObject({ status: 'completed', result: 2 }),
+    {
+      timeout: 10_000,
+    },
+  )
+  expect(ran).toEqual(['first'])
+
+  tide.workflow('pushed', (_run, input: number) => input + 1)
+  await tide.queues.configure('push', { invokeUrl: hook.url })
+  const { run } = await tide.enqueue('pushed', { queue: 'push', input: 1 })
+  expect(await tide.runs.wait(run.id, { timeoutMs: 10_000 })).toMatchObject({ status: 'completed', result: 2 })
+  await hook.close()
+  await signing.stop(500)
 })
 
 const payload = { type: 'run.resume', runId: newRunId(), workflowName: 'known' }

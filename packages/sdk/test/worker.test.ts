@@ -236,3 +236,15 @@ test('delay, priority, deadline and caps', async () => {
   expect(order).toEqual(['high', 'normal', 'low', 'later'])
   expect(await tide.queues.configure('capped', { concurrency: null })).toMatchObject({ concurrency: null })
 })
+
+test('schedules are set, listed and deleted', async () => {
+  const { tide } = watched(server)
+  const set = { cron: '0 9 * * 1-5', timezone: 'Europe/Berlin', workflowName: 'digest', input: { a: 1 } }
+  expect(await tide.schedules.set('digest', set)).toMatchObject({ ...set, name: 'digest', queue: 'default' })
+  expect(await tide.schedules.list()).toMatchObject([{ name: 'digest', nextRunAt: expect.any(String) }])
+  await expect(tide.schedules.set('bad', { ...set, cron: '99 * * * *' })).rejects.toMatchObject({
+    code: 'invalid_cron',
+  })
+  await tide.schedules.delete('digest')
+  await expect(tide.schedules.delete('digest')).rejects.toMatchObject({ code: 'schedule_not_found' })
+})
