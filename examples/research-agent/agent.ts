@@ -25,7 +25,7 @@ const research = tide.workflow('research', async (run, input: { folder: string; 
     return names.filter((name) => name.endsWith('.md') && !name.includes('node_modules')).sort()
   })
 
-  const findings = []
+  const findings: ({ file: string } & ReturnType<typeof summarise>)[] = []
   for (const file of files) {
     const finding = await run.step('read', { each: true, input: { file }, sideEffects: ['read'] }, async ({ name }) => {
       const text = await readFile(join(input.folder, file), 'utf8')

@@ -1,13 +1,13 @@
 // The HTTP edge: authenticate, validate, dispatch, map errors. No SQL, no logic of any noun.
 import { randomUUID } from 'node:crypto'
-import { type ErrorBody, type Route, type RouteName, routes } from '@tidebase/wire'
-import { type Context, Hono } from 'hono'
+import { type RouteName, routes } from '@tidebase/wire'
 import { check, readJson } from './body.ts'
 import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { type Handlers, handlersOf } from './handlers.ts'
 import { authenticator } from './keys.ts'
 import type { LiveEvents } from './live.ts'
+import { createRouter, type Match } from './router.ts'
 
 /** What the edge may be told. */
 export interface AppOptions {
@@ -25,61 +25,31 @@ export interface AppOptions {
   stopping: AbortSignal
 }
 
-/** The server's fetch function with its routes. `app.request()` calls it without a port. */
-export function createApp(engine: Engine, live: LiveEvents, options: AppOptions): Hono {
-  const app = new Hono()
+/** A request's address, taken apart. */
+interface Address {
+  /** Host and port. */
+  host: string
+  /** Still encoded. */
+  path: string
+  query: URLSearchParams | undefined
+}
+
+/** The server as a function from request to response. It never rejects. */
+export function createApp(
+  engine: Engine,
+  live: LiveEvents,
+  options: AppOptions,
+): (request: Request) => Promise<Response> {
+  const find = createRouter<RouteName>(routes)
   const authenticate = authenticator(engine.db.hot, options.apiKey)
   const handlers = handlersOf(engine, live)
-  const open = options.apiKey === undefined && !options.insecure
-  const trustedHosts = new Set([hostOf(engine.settings.publicUrl)])
+  const guard = originGuard(engine.settings.publicUrl, options)
 
-  /** @returns headers that let the page read the answer */
-  const crossOrigin = (request: Request): Record<string, string> => {
-    const origin = request.headers.get('origin')
-    if (open) {
-      // Against DNS rebinding: a page of another site that resolves to this machine still names its own host.
-      const host = hostOf(request.url)
-      if (!isLoopback(host) && !trustedHosts.has(host)) {
-        throw new ApiError('cross_site', `The host ${JSON.stringify(host.slice(0, 100))} is not this server’s.`)
-      }
-    }
-    if (origin === null || hostPort(origin) === hostPort(request.url)) return {}
-    if (options.corsOrigins.includes('*') || options.corsOrigins.includes(origin)) {
-      return { 'access-control-allow-origin': origin, vary: 'origin' }
-    }
-    if (open) throw new ApiError('cross_site')
-    return {}
-  }
-
-  const answer = async (name: RouteName, route: Route, context: Context): Promise<Response> => {
-    const request = context.req.raw
-    const headers = crossOrigin(request)
-    const caller = name === 'health' ? anonymous : await admit(name, route, context)
-    const query = route.query ? check(route.query, context.req.query(), 'invalid_query') : undefined
-    const body = route.body ? check(route.body, await readJson(request, options.maxBody), 'invalid_body') : undefined
-    const input = {
-      caller,
-      params: params(context),
-      query,
-      body,
-      headers: request.headers,
-      get signals() {
-        return [request.signal, options.stopping]
-      },
-    }
-    const reply = await call(handlers, name, input)
-    if (reply instanceof Response) {
-      for (const [header, value] of Object.entries(headers)) reply.headers.set(header, value)
-      return reply
-    }
-    return context.body(JSON.stringify(reply), 200, { ...headers, 'content-type': 'application/json' })
-  }
-
-  const admit = async (name: RouteName, route: Route, context: Context): Promise<Caller> => {
-    const header = context.req.header('authorization')
-    const bearer = header === undefined ? undefined : /^bearer +(.*)$/i.exec(header)?.[1]?.trim()
+  const admit = async ({ name, route }: Match<RouteName>, request: Request, { query }: Address): Promise<Caller> => {
+    const header = request.headers.get('authorization')
+    const bearer = header === null ? undefined : /^bearer +(.*)$/i.exec(header)?.[1]?.trim()
     // EventSource cannot send headers. No other route takes a key in its address.
-    const presented = bearer ?? (name === 'streamEvents' ? context.req.query('token') : undefined)
+    const presented = bearer ?? (name === 'streamEvents' ? (query?.get('token') ?? undefined) : undefined)
     const caller = await authenticate(presented)
     if (!caller) throw new ApiError('unauthorized')
     if (caller.scope !== 'admin' && !route.scopes.includes(caller.scope)) {
@@ -90,46 +60,48 @@ export function createApp(engine: Engine, live: LiveEvents, options: AppOptions)
     return caller
   }
 
-  const methods = new Map<string, Set<string>>()
-  for (const [name, route] of Object.entries(routes)) {
-    app.on(route.method, route.path, (context) => answer(name as RouteName, route, context))
-    const taken = methods.get(route.path) ?? new Set()
-    methods.set(route.path, taken.add(route.method))
+  const answer = async (match: Match<RouteName>, request: Request, address: Address): Promise<Response> => {
+    const { name, route, params } = match
+    const caller = name === 'health' ? anonymous : await admit(match, request, address)
+    const query = route.query ? check(route.query, Object.fromEntries(address.query ?? []), 'invalid_query') : undefined
+    const body = route.body ? check(route.body, await readJson(request, options.maxBody), 'invalid_body') : undefined
+    const { headers } = request
+    const reply = await call(handlers, name, {
+      caller,
+      params,
+      query,
+      body,
+      headers,
+      get signals() {
+        return [request.signal, options.stopping]
+      },
+    })
+    return reply instanceof Response ? reply : json(200, reply)
   }
-  for (const [path, taken] of methods) {
-    const allow = [...taken, 'OPTIONS'].join(', ')
-    app.options(path, (context) => {
-      const headers = crossOrigin(context.req.raw)
-      return context.body(null, 204, {
-        ...headers,
-        allow,
-        'access-control-allow-methods': allow,
-        'access-control-allow-headers': 'authorization, content-type, last-event-id, x-tidebase-worker',
-        'access-control-max-age': '600',
-      })
-    })
-    app.all(path, (context) => {
-      throw new ApiError('method_not_allowed', `${context.req.path} does not take ${context.req.method}.`, { allow })
-    })
+
+  return async (request) => {
+    let cors: Record<string, string> = {}
+    let response: Response
+    try {
+      const address = takeApart(request.url)
+      cors = guard(request, address.host)
+      const match = find(request.method, address.path)
+      if (match === null) {
+        throw new ApiError('route_not_found', `There is no route ${request.method} ${address.path.slice(0, 200)}.`)
+      }
+      if ('allowed' in match) {
+        const allow = [...match.allowed, 'OPTIONS'].join(', ')
+        if (request.method !== 'OPTIONS') {
+          throw new ApiError('method_not_allowed', `This path does not take ${request.method}.`, { allow })
+        }
+        response = new Response(null, { status: 204, headers: preflight(allow) })
+      } else response = await answer(match, request, address)
+    } catch (error) {
+      response = failure(error, options)
+    }
+    for (const [header, value] of Object.entries(cors)) response.headers.set(header, value)
+    return response
   }
-  app.notFound((context) => {
-    const error = new ApiError(
-      'route_not_found',
-      `There is no route ${context.req.method} ${context.req.path.slice(0, 200)}.`,
-    )
-    return context.json(error.body(), 404)
-  })
-  app.onError((error, context) => {
-    const { body, status, headers } = explain(error, options)
-    const origin = context.req.header('origin')
-    const allowed = origin && (options.corsOrigins.includes('*') || options.corsOrigins.includes(origin))
-    const cors: Record<string, string> = allowed ? { 'access-control-allow-origin': origin, vary: 'origin' } : {}
-    return new Response(JSON.stringify(body), {
-      status,
-      headers: { ...cors, ...headers, 'content-type': 'application/json' },
-    })
-  })
-  return app
 }
 
 const anonymous: Caller = { project: 0, scope: 'read', keyId: null }
@@ -138,61 +110,81 @@ const anonymous: Caller = { project: 0, scope: 'read', keyId: null }
  * The one place where a route's name and its input part ways in the types: the route's own schemas have just made them
  * agree.
  */
-function call(handlers: Handlers, name: RouteName, input: unknown): Promise<unknown> {
+function call(handlers: Handlers, name: RouteName, input: object): Promise<unknown> {
   const handler: (input: never) => Promise<unknown> = handlers[name]
   return handler(input as never)
 }
 
-function params(context: Context): Record<string, string> {
-  const all = context.req.param() as Record<string, string>
-  for (const [name, value] of Object.entries(all)) {
-    if (value.includes('\0') || !value.isWellFormed() || value.length > 300) {
-      throw new ApiError('invalid_query', `The path parameter ${name} is not a name: at most 300 characters, no NUL.`, {
-        issues: [{ path: name, message: 'must be at most 300 characters, without NUL' }],
-      })
-    }
-  }
-  return all
+function json(status: number, body: unknown, headers?: Record<string, string>): Response {
+  return new Response(JSON.stringify(body), { status, headers: { 'content-type': 'application/json', ...headers } })
 }
 
-function explain(
-  error: unknown,
+function failure(error: unknown, options: AppOptions): Response {
+  if (!(error instanceof ApiError)) {
+    const requestId = randomUUID()
+    options.onError(error, requestId)
+    return json(500, new ApiError('internal', undefined, { requestId }).body())
+  }
+  const { allow } = error.details
+  return json(error.status, error.body(), {
+    ...(error.status === 503 ? { 'retry-after': '1' } : {}),
+    ...(error.status === 401 ? { 'www-authenticate': 'Bearer' } : {}),
+    ...(typeof allow === 'string' ? { allow } : {}),
+  })
+}
+
+function preflight(allow: string): Record<string, string> {
+  return {
+    allow,
+    'access-control-allow-methods': allow,
+    'access-control-allow-headers': 'authorization, content-type, last-event-id, x-tidebase-worker',
+    'access-control-max-age': '600',
+  }
+}
+
+/** Takes an absolute URL apart without the cost of parsing what nobody looks at. */
+function takeApart(url: string): Address {
+  const start = url.indexOf('//') + 2
+  const slash = url.indexOf('/', start)
+  const end = slash < 0 ? url.length : slash
+  const mark = url.indexOf('?', end)
+  return {
+    host: url.slice(start, end).toLowerCase(),
+    path: url.slice(end, mark < 0 ? undefined : mark) || '/',
+    query: mark < 0 ? undefined : new URLSearchParams(url.slice(mark + 1)),
+  }
+}
+
+/**
+ * Decides about pages of other sites.
+ *
+ * @returns a function that gives the headers which let the calling page read the answer
+ * @throws ApiError (the returned function) `cross_site`
+ */
+function originGuard(
+  publicUrl: string,
   options: AppOptions,
-): { body: ErrorBody; status: number; headers: Record<string, string> } {
-  if (error instanceof ApiError) {
-    const { allow } = error.details
-    return {
-      body: error.body(),
-      status: error.status,
-      headers: {
-        ...(error.status === 503 ? { 'retry-after': '1' } : {}),
-        ...(error.status === 401 ? { 'www-authenticate': 'Bearer' } : {}),
-        ...(typeof allow === 'string' ? { allow } : {}),
-      },
+): (request: Request, host: string) => Record<string, string> {
+  const { corsOrigins } = options
+  const open = options.apiKey === undefined && !options.insecure
+  const own = new URL(publicUrl).hostname
+  return (request, host): Record<string, string> => {
+    // Against DNS rebinding: a page of another site whose name leads to this machine still sends that name.
+    if (open && !isLoopback(host) && nameOf(host) !== own) {
+      throw new ApiError('cross_site', `The host ${JSON.stringify(host.slice(0, 100))} is not this server’s.`)
     }
-  }
-  const requestId = randomUUID()
-  options.onError(error, requestId)
-  const failure = new ApiError('internal', undefined, { requestId })
-  return { body: failure.body(), status: 500, headers: {} }
-}
-
-function hostOf(url: string): string {
-  try {
-    return new URL(url).hostname
-  } catch {
-    return ''
+    const origin = request.headers.get('origin')
+    if (origin === null || origin.replace(/^https?:\/\//, '').toLowerCase() === host) return {}
+    if (corsOrigins.includes('*') || corsOrigins.includes(origin)) {
+      return { 'access-control-allow-origin': origin, vary: 'origin' }
+    }
+    if (open) throw new ApiError('cross_site')
+    return {}
   }
 }
 
-function hostPort(url: string): string {
-  try {
-    return new URL(url).host
-  } catch {
-    return url
-  }
-}
+const nameOf = (host: string) => host.replace(/:\d+$/, '')
 
 function isLoopback(host: string): boolean {
-  return host === 'localhost' || host.endsWith('.localhost') || host === '[::1]' || /^127\.\d+\.\d+\.\d+$/.test(host)
+  return /^(?:(?:[\w-]+\.)*localhost|127\.\d+\.\d+\.\d+|\[::1\])(?::\d+)?$/.test(host)
 }

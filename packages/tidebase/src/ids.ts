@@ -1,7 +1,7 @@
 // Ids: 16 bytes, shown as a prefix and 32 lowercase hex digits. Made ids are UUIDv7 (RFC 9562), so that new rows land
 // at the end of every index. Ids of things that a run names (steps, gates, children) are derived from the name, which
 // makes "begin" idempotent by primary key.
-import { createHash, randomFillSync } from 'node:crypto'
+import { hash, randomFillSync } from 'node:crypto'
 
 const pool = Buffer.alloc(4096)
 let unused = pool.length
@@ -37,8 +37,8 @@ export function newId(): string {
  * @param kind what is named, so that a step and a gate of one name differ
  */
 export function derivedId(run: string, kind: 'step' | 'gate' | 'child' | 'edge', name: string): string {
-  const hash = createHash('sha256').update(`${kind}\0${run}\0${name}`).digest('hex')
-  return `${run.slice(0, 12)}8${hash.slice(0, 3)}8${hash.slice(3, 18)}`
+  const digest = hash('sha256', `${kind}\0${run}\0${name}`, 'hex')
+  return `${run.slice(0, 12)}8${digest.slice(0, 3)}8${digest.slice(3, 18)}`
 }
 
 /** The wire form of a stored id: `run_…` of a uuid with or without dashes. */

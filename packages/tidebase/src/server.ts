@@ -142,7 +142,7 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
       onError: (error, requestId) => log.error({ err: error, requestId }, 'a request failed'),
       stopping: stopping.signal,
     })
-    http.on('request', getRequestListener(app.fetch, { overrideGlobalObjects: false }))
+    http.on('request', getRequestListener(app))
 
     const background = reconciler
       ? [
