@@ -49,9 +49,9 @@ export async function begin(engine: Engine, runId: string, options: BeginOptions
       if (run.status === 'completed') return { done: run }
       return { run, leaseOwner: leaseOwner ?? owner, checkpoints: checkpoints ?? [] }
     } catch (error) {
-      const pause = backoff(attempt, 100, 1_000)
-      if (!(error instanceof RunLeasedError) || performance.now() - started + pause > patience) throw error
-      await delay(pause, options.signal)
+      const left = started + patience - performance.now()
+      if (!(error instanceof RunLeasedError) || left <= 0) throw error
+      await delay(Math.min(backoff(attempt, 100, 1_000), left), options.signal)
     }
   }
 }
