@@ -130,10 +130,10 @@ export async function heartbeatRun(
 }
 
 // Repeating a call whose reply was lost changes nothing and answers alike: `last_owner` remembers who ended the attempt.
-const endGuard = `when l.id is null then 'missing'
+const endGuard = (states: string) => `when l.id is null then 'missing'
       when not l.fresh or row_number() over (partition by c.project, c.run order by c.i) > 1 then 'again'
       when l.status = 'cancelled' then 'unchanged'
-      when l.status in ('completed', 'failed', 'queued') and l.last_owner = c.owner then 'unchanged'
+      when l.status in (${states}) and l.last_owner = c.owner then 'unchanged'
       when c.owner is not null and l.lease_owner is distinct from c.owner then 'lease_lost'
       when l.status in ('completed', 'failed') then 'unchanged'`
 
@@ -142,7 +142,7 @@ const completions = statement<RunCall & { owner?: string | null; result?: unknow
   ['project integer', 'run uuid', 'owner text', 'result json'],
   `${lockRuns}, decided as materialized (
     select c.i, c.owner, c.result, l.*, case
-      ${endGuard}
+      ${endGuard(`'completed'`)}
       else 'completed' end as action
     from calls c left join locked l on l.project = c.project and l.id = c.run
   ), completed as (
@@ -179,14 +179,14 @@ export async function completeRun(
 }
 
 /** SQL: how a failed or expired attempt goes on; needs `decided` with action `failed` or `requeued`, error, failure_class, run_at. */
-const endAttempts = (reason: string) => `ended as (
+const endAttempts = (reason: string, lastOwner: string) => `ended as (
     update tidebase.runs r set
       status = case d.action when 'requeued' then 'queued' else 'failed' end,
       run_at = case d.action when 'requeued' then d.next_run_at else r.run_at end,
       error = d.error,
       failure_class = case when d.action = 'failed' then d.failure_class end,
       completed_at = case when d.action = 'failed' then now() end,
-      lease_owner = null, lease_expires_at = null, last_owner = coalesce(d.owner, d.lease_owner), claimed = false,
+      lease_owner = null, lease_expires_at = null, last_owner = ${lastOwner}, claimed = false,
       event_seq = d.event_seq + 1 + case when d.calls then 1 else 0 end, updated_at = now()
     from decided d where r.ctid = d.tid and d.action in ('failed', 'requeued')
     returning r.*
@@ -219,7 +219,7 @@ const failures = statement<RunCall & { owner?: string | null; error: string; fai
     select c.i, c.owner, c.error,
       case when l.queue is not null and l.max_attempts > 1 then 'max_retries' else c.failure_class end as failure_class,
       l.*, case
-      ${endGuard}
+      ${endGuard(`'failed', 'queued'`)}
       when l.queue is not null and l.attempt < l.max_attempts then 'requeued'
       else 'failed' end as action
     from calls c left join locked l on l.project = c.project and l.id = c.run
@@ -227,7 +227,7 @@ const failures = statement<RunCall & { owner?: string | null; error: string; fai
     select j.*, action = 'failed' and recovery_webhook is not null as calls,
       now() + least(300, 5 * power(2, least(attempt, 10) - 1)) * interval '1 second' as next_run_at
     from judged j
-  ), ${endAttempts('run_failed')}`,
+  ), ${endAttempts('run_failed', 'coalesce(d.owner, d.lease_owner)')}`,
 )
 
 /** Ends an attempt with an error. @throws ApiError `run_not_found`, `lease_lost` */
@@ -279,7 +279,7 @@ const expiries = statement<RunCall & { lease_ms: number }, EndedRow>(
   ), orphaned as (
     update tidebase.runs r set orphaned_at = now(), event_seq = d.event_seq + case when d.calls then 1 else 0 end
     from decided d where r.ctid = d.tid and d.action = 'orphaned'
-  ), ${endAttempts('lease_expired').replace("event_seq + 2, 'recovery.started'", "event_seq + case action when 'failed' then 2 else 1 end, 'recovery.started'")}`,
+  ), ${endAttempts('lease_expired', 'null').replace("event_seq + 2, 'recovery.started'", "event_seq + case action when 'failed' then 2 else 1 end, 'recovery.started'")}`,
 )
 
 /**

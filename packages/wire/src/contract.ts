@@ -57,17 +57,19 @@ export function resumeDecision(options: ContractOptions | null | undefined): Res
  * `undefined` counts as null at the top and in arrays, and is left out of objects.
  */
 export function stableJson(value: unknown): string {
-  return JSON.stringify(sorted(value ?? null))
+  return stable(value) ?? 'null'
 }
 
-function sorted(value: unknown): unknown {
-  if (value === null || typeof value !== 'object') return value
-  if (Array.isArray(value)) return value.map(sorted)
-  if ('toJSON' in value && typeof value.toJSON === 'function') return sorted(value.toJSON())
-  // Entries, not assignment: a key named __proto__ must stay a key.
-  return Object.fromEntries(
-    Object.entries(value)
-      .sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0))
-      .map(([key, item]) => [key, sorted(item)]),
-  )
+/** Written out, because an object cannot hold its keys in this order: those that look like integers come first. */
+function stable(value: unknown): string | undefined {
+  if (value === null || typeof value !== 'object') return JSON.stringify(value)
+  if ('toJSON' in value && typeof value.toJSON === 'function') return stable(value.toJSON())
+  if (Array.isArray(value)) return `[${value.map((item) => stable(item) ?? 'null').join(',')}]`
+  const members = Object.entries(value)
+    .sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0))
+    .flatMap(([key, item]) => {
+      const text = stable(item)
+      return text === undefined ? [] : [`${JSON.stringify(key)}:${text}`]
+    })
+  return `{${members.join(',')}}`
 }
