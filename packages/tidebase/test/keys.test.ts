@@ -1,0 +1,153 @@
+import { type RouteName, routes, type Scope } from '@tidebase/wire'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { client, startServer } from '../../../test/server.ts'
+import { openDatabase } from '../src/db.ts'
+import { createKey, listKeys, revokeKey } from '../src/keys.ts'
+
+const root = 'root-key-of-this-test'
+let server: Awaited<ReturnType<typeof startServer>>
+let db: ReturnType<typeof openDatabase>
+beforeAll(async () => {
+  server = await startServer({ apiKey: root })
+  db = openDatabase({ connectionString: server.databaseUrl })
+})
+afterAll(async () => {
+  await db.close()
+  await server.stop()
+})
+
+const key = async (scope: Scope, project = 'default') => {
+  const { key, secret } = await createKey(db.cold, { name: 'test', scope, project })
+  return { ...key, secret, ...client(server.url, secret) }
+}
+
+/** A body that every route accepts far enough to look for what its path names. */
+const anyBody = {
+  leaseOwner: 'w',
+  name: 'n',
+  inputHash: 'h',
+  prompt: 'p',
+  label: 'l',
+  error: 'e',
+  decision: 'approved',
+  workflowName: 'w',
+  value: {},
+  queues: ['none'],
+  cron: '0 0 * * *',
+}
+
+test('without a key every route but /health is 401, and a wrong key is no better', async () => {
+  for (const [name, route] of Object.entries(routes)) {
+    for (const api of [client(server.url), client(server.url, 'wrong')]) {
+      const params = { runId: 'x', stepId: 'x', gateId: 'x', queue: 'q', name: 'n', workflowName: 'w' }
+      const { status, body } = await api.send(name as RouteName, {
+        params,
+        body: route.method === 'GET' || route.method === 'DELETE' ? undefined : anyBody,
+      })
+      if (name === 'health') expect(status).toBe(200)
+      else expect({ name, status, code: body.code }).toEqual({ name, status: 401, code: 'unauthorized' })
+    }
+  }
+})
+
+test('each scope may call exactly the routes that name it', async () => {
+  const run = (await server.ok('createRun', { params: { workflowName: 'w' }, body: {} })).run
+  for (const scope of ['worker', 'enqueue', 'read'] as const) {
+    const api = await key(scope)
+    for (const [name, route] of Object.entries(routes)) {
+      if (route.reply === null || name === 'health') continue
+      const params = { runId: run.id, stepId: 'x', gateId: 'x', queue: 'q', name: 'n', workflowName: 'w' }
+      const { status, body } = await api.send(name as RouteName, {
+        params,
+        body: route.method === 'GET' || route.method === 'DELETE' ? undefined : anyBody,
+      })
+      const allowed = (route.scopes as readonly Scope[]).includes(scope)
+      expect({ scope, name, forbidden: status === 403 }).toEqual({ scope, name, forbidden: !allowed })
+      if (!allowed) expect(body).toMatchObject({ code: 'forbidden', hint: expect.stringContaining('scope') })
+    }
+  }
+})
+
+test('a worker sees no gate token anywhere and cannot resolve; an admin needs no token', async () => {
+  const worker = await key('worker')
+  const { run } = await worker.ok('createRun', { params: { workflowName: 'w' }, body: {} })
+  const { gate } = await worker.ok('beginGate', { params: { runId: run.id }, body: { name: 'g', prompt: '?' } })
+  expect(gate.resolveToken).toBeNull()
+  const params = { runId: run.id, gateId: gate.id }
+  const { resolveToken } = (await server.ok('getGate', { params })).gate
+  expect(resolveToken).toBeTruthy()
+  for (const reply of [await worker.ok('getGate', { params }), await worker.ok('getRun', { params })]) {
+    expect(JSON.stringify(reply)).not.toContain(resolveToken)
+  }
+  const body = { token: resolveToken, decision: 'approved' }
+  expect(await worker.send('resolveGate', { params, body })).toMatchObject({ status: 403 })
+  expect((await server.ok('resolveGate', { params, body: { decision: 'approved' } })).gate.status).toBe('approved')
+})
+
+test('an enqueue key reads back its own runs only', async () => {
+  const mine = await key('enqueue')
+  const other = await key('enqueue')
+  const { run } = await mine.ok('enqueue', { params: { queue: 'own' }, body: { workflowName: 'w' } })
+  expect((await mine.ok('getRun', { params: { runId: run.id } })).run.id).toBe(run.id)
+  expect((await mine.ok('listRuns')).runs.map(({ id }) => id)).toEqual([run.id])
+  expect((await other.ok('listRuns')).runs).toEqual([])
+  expect(await other.send('getRun', { params: { runId: run.id } })).toMatchObject({
+    status: 404,
+    body: { code: 'run_not_found' },
+  })
+})
+
+test('to another project a run, its queue and its schedules do not exist', async () => {
+  const ours = await key('admin', 'ours')
+  const theirs = await key('admin', 'theirs')
+  const { run } = await ours.ok('enqueue', { params: { queue: 'secret' }, body: { workflowName: 'w', dedupeKey: 'k' } })
+  const { gate } = await ours.ok('beginGate', { params: { runId: run.id }, body: { name: 'g', prompt: '?' } })
+  await ours.ok('putSchedule', { params: { name: 's' }, body: { cron: '0 0 1 1 *', workflowName: 'w' } })
+  const none = `run_${'0'.repeat(32)}`
+  const stepId = `step_${'0'.repeat(32)}`
+  for (const [name, route] of Object.entries(routes)) {
+    if (!route.path.includes(':runId')) continue
+    const ask = (runId: string) =>
+      theirs.send(name as RouteName, {
+        params: { runId, stepId, gateId: gate.id },
+        body: route.method === 'GET' ? undefined : anyBody,
+      })
+    const [real, unknown] = [await ask(run.id), await ask(none)]
+    expect({ name, status: real.status, body: real.body }).toEqual({ name, status: 404, body: unknown.body })
+  }
+  expect((await theirs.ok('listRuns')).runs).toEqual([])
+  expect((await theirs.ok('listQueues')).queues).toEqual([])
+  expect((await theirs.ok('listSchedules')).schedules).toEqual([])
+  expect(await theirs.send('deleteSchedule', { params: { name: 's' } })).toMatchObject({ status: 404 })
+  expect((await theirs.ok('claim', { body: { queues: ['secret'] } })).runs).toEqual([])
+  const same = await theirs.ok('enqueue', { params: { queue: 'secret' }, body: { workflowName: 'w', dedupeKey: 'k' } })
+  expect(same.deduplicated).toBe(false)
+  // Their id is theirs to choose, although ours has it.
+  expect(await theirs.ok('createRun', { params: { workflowName: 'x' }, body: { id: run.id } })).toMatchObject({
+    run: { workflowName: 'x' },
+  })
+  expect((await ours.ok('getRun', { params: { runId: run.id } })).run.workflowName).toBe('w')
+})
+
+test('a revoked key stops working; keys are stored as hashes', async () => {
+  const made = await key('admin')
+  await made.ok('listRuns')
+  expect(await revokeKey(db.cold, made.id)).toBe(true)
+  expect(await revokeKey(db.cold, 'key_none')).toBe(false)
+  await vi.waitFor(async () => expect((await made.call('GET', '/runs')).status).toBe(401), {
+    timeout: 10_000,
+    interval: 250,
+  })
+  const stored = await db.cold.query('select k.*, encode(hash, $1) as hex from tidebase.api_keys k', ['hex'])
+  expect(JSON.stringify(stored)).not.toContain(made.secret)
+  const listed = await listKeys(db.cold)
+  expect(listed.find(({ id }) => id === made.id)).toMatchObject({ scope: 'admin', hint: made.secret.slice(-4) })
+})
+
+test('the event stream takes the key as a parameter, other routes do not', async () => {
+  const { run } = await server.ok('createRun', { params: { workflowName: 'w' }, body: {} })
+  const stream = await fetch(`${server.url}/runs/${run.id}/events?token=${root}`)
+  expect(stream.status).toBe(200)
+  await stream.body?.cancel()
+  expect((await fetch(`${server.url}/runs/${run.id}?token=${root}`)).status).toBe(401)
+})
