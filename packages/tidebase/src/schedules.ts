@@ -45,14 +45,63 @@ function toSchedule(row: ScheduleRow): Schedule {
   }
 }
 
+const hourMs = 3_600_000
+const dayMs = 24 * hourMs
+
+/** How far a zone's clock is ahead of UTC at a time, ms. */
+function offsets(timezone: string): (at: number) => number {
+  const clock = new Intl.DateTimeFormat('en', {
+    timeZone: timezone,
+    calendar: 'gregory',
+    numberingSystem: 'latn',
+    hourCycle: 'h23',
+    year: 'numeric',
+    month: 'numeric',
+    day: 'numeric',
+    hour: 'numeric',
+    minute: 'numeric',
+    second: 'numeric',
+  })
+  return (at) => {
+    const parts: Partial<Record<Intl.DateTimeFormatPartTypes, number>> = {}
+    for (const { type, value } of clock.formatToParts(at)) parts[type] = Number(value)
+    const { year = 0, month = 1, day, hour, minute, second } = parts
+    return Date.UTC(year, month - 1, day, hour, minute, second) - Math.floor(at / 1_000) * 1_000
+  }
+}
+
 /**
- * The first time of an expression after `from`. Day of month and day of week are a union, as in cron(8). A daily time
- * that a clock change skips fires right after it; one that comes twice fires once.
+ * The first time of an expression after `from`. Day of month and day of week are a union, as in cron(8).
+ *
+ * When clocks change, every time that the expression names comes once: one that the clock skips comes later by what is
+ * skipped (02:30 at 03:30), of one that the clock shows twice the first counts. An expression for every hour (`*`)
+ * follows elapsed time instead: it goes on through the repeated hour. (The library alone loses and doubles times.)
  *
  * @returns null when there is none
  */
-function nextTime(cron: string, timezone: string, from: Date): Date | null {
-  return new Cron(cron, { timezone, mode: '5-part', paused: true }).nextRun(from)
+export function nextTime(cron: string, timezone: string, from: Date): Date | null {
+  // The library counts on the zone's clock as if that were UTC, where no time is missing or there twice.
+  const clockTimes = new Cron(cron, { timezone: 'UTC', mode: '5-part', paused: true })
+  const offset = offsets(timezone)
+  const everyHour = /^\s*\S+\s+[*?]\s/.test(cron)
+  const start = from.getTime()
+  let best: number | undefined
+  let clock = new Date(start + Math.min(offset(start - dayMs), offset(start), offset(start + dayMs)))
+  for (;;) {
+    const found = clockTimes.nextRun(clock)
+    if (!found) break
+    clock = found
+    const shown = found.getTime()
+    const before = offset(shown - dayMs)
+    const after = offset(shown + dayMs)
+    // Around a change a later time on the clock may come sooner.
+    if (best !== undefined && shown - Math.max(before, after) >= best) break
+    const real = [...new Set([before, after])].map((ahead) => shown - ahead).filter((at) => shown - offset(at) === at)
+    const once = real.length > 0 ? Math.min(...real) : shown - before
+    for (const at of everyHour ? real : [once]) if (at > start && at < (best ?? Number.POSITIVE_INFINITY)) best = at
+    if (best !== undefined && before === after) break
+  }
+  return best === undefined ? null : new Date(best)
 }
 
 /** @throws ApiError `invalid_timezone`, `invalid_cron` */
@@ -148,51 +197,78 @@ export async function deleteSchedule(
   return { deleted: true }
 }
 
-/** Enqueues what is due by the database's clock. After a downtime only the latest time missed fires. @returns how many fired */
+/** Schedules that one look takes. */
+const batch = 500
+
+/**
+ * Enqueues what is due by the database's clock. After a downtime only the latest time missed fires.
+ *
+ * @returns how many runs were made
+ * @throws what went wrong with the first schedule that could not fire, after the others
+ */
 export async function fireSchedules(engine: Engine): Promise<number> {
-  const due = await engine.db.cold.query<ScheduleRow & { now: Date }>(
-    `select *, now() as now from tidebase.schedules
-      where enabled and next_run_at is not null and next_run_at <= now() limit 500`,
-  )
-  await Promise.all(due.map((row) => fire(engine, row, row.now)))
-  return due.length
+  let made = 0
+  for (;;) {
+    const due = await engine.db.cold.query<ScheduleRow & { now: Date }>(
+      `select *, now() as now from tidebase.schedules
+        where enabled and next_run_at is not null and next_run_at <= now() order by next_run_at limit $1`,
+      [batch],
+    )
+    const fires = await Promise.allSettled(due.map((row) => fire(engine, row, row.now)))
+    for (const each of fires) if (each.status === 'fulfilled' && each.value) made++
+    const failed = fires.find((each) => each.status === 'rejected')
+    if (failed) throw failed.reason
+    if (due.length < batch) return made
+  }
 }
 
-async function fire(engine: Engine, row: ScheduleRow, now: Date): Promise<void> {
-  if (!row.next_run_at) return
+/** @returns whether this call made the run */
+async function fire(engine: Engine, row: ScheduleRow, now: Date): Promise<boolean> {
+  if (!row.next_run_at) return false
   const at = latestMissed(row, row.next_run_at, now)
   const fireTime = at.toISOString()
   const caller: Caller = { project: row.project, scope: 'admin', keyId: null }
   const dedupeKey = `sched:${row.name}:${fireTime}`
-  await insertRun(engine, {
-    ...newRun(
-      engine,
-      caller,
-      row.workflow_name,
-      {
-        input: row.input,
-        metadata: { schedule: row.name, fireTime },
-        dedupeKey,
-        maxAttempts: row.max_attempts,
-      },
-      row.queue,
-    ),
+  const body = {
+    input: row.input,
+    metadata: { schedule: row.name, fireTime },
+    dedupeKey,
+    maxAttempts: row.max_attempts,
+  }
+  const call = {
+    ...newRun(engine, caller, row.workflow_name, body, row.queue),
     id: fireId(row, at, dedupeKey),
-  })
+  }
+  const made = await insertRun(engine, call).then(
+    ({ deduplicated }) => !deduplicated,
+    (error) => {
+      // It fired before the schedule was given another workflow, and nobody moved it on.
+      if (error instanceof ApiError && error.code === 'run_conflict') return false
+      throw error
+    },
+  )
+  // What was replaced meanwhile has its own next time.
   await engine.db.cold.query(
     `update tidebase.schedules set next_run_at = $4, last_enqueued_at = now()
-      where project = $1 and name = $2 and next_run_at = $3`,
-    [row.project, row.name, row.next_run_at, nextTime(row.cron, row.timezone, now)],
+      where project = $1 and name = $2 and next_run_at = $3 and cron = $5 and timezone = $6 and enabled`,
+    [row.project, row.name, row.next_run_at, nextTime(row.cron, row.timezone, now), row.cron, row.timezone],
   )
+  return made
 }
 
-/** The last of the times from `first` to `now`. */
+/** The last of the times from `first` to `now`: forward from ever earlier, because a downtime may have been long. */
 function latestMissed(row: ScheduleRow, first: Date, now: Date): Date {
-  const [latest] = new Cron(row.cron, { timezone: row.timezone, mode: '5-part', paused: true }).previousRuns(
-    1,
-    new Date(now.getTime() + 1),
-  )
-  return latest && latest > first ? latest : first
+  for (let back = hourMs; ; back *= 4) {
+    const start = new Date(Math.max(first.getTime(), now.getTime() - back))
+    let latest: Date | undefined
+    let next = nextTime(row.cron, row.timezone, start)
+    while (next && next <= now) {
+      latest = next
+      next = nextTime(row.cron, row.timezone, latest)
+    }
+    if (latest) return latest
+    if (start <= first) return first
+  }
 }
 
 /** The id of the run that a schedule makes at a time: a UUIDv8 that starts with that time, so that it sorts with its peers. */

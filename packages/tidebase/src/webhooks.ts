@@ -142,19 +142,40 @@ export async function recoverRun(
 }
 
 /** A run that was asked for is not asked for again within this time, ms, whatever became of the call. */
-const redeliveryMs = 60_000
+export const redeliveryMs = 60_000
+/** Runs that one transaction asks for; a queue with more takes several. */
+const askBatch = 1_000
+
+/**
+ * SQL: deliveries `d` that asked for their run lately. An invoke changes for the last time when its call ends, and is
+ * sent within half the horizon after it was made or not at all (outbox.ts): the bound on `created_at` is for the index.
+ */
+const askedLately = `d.kind = 'invoke' and d.created_at > now() - 1.5 * $3 * interval '1 ms'
+  and d.updated_at > now() - $3 * interval '1 ms'`
 
 /**
  * Push mode: asks the `invokeUrl` of each queue for its ready runs, as far as the queue's caps allow. The runs stay
  * queued until they are begun; what is not begun within the horizon is asked for again. Called by the reconciler.
+ *
+ * @throws what went wrong with the first queue that could not be worked on, after the others
  */
 export async function invokePushed(engine: Engine): Promise<void> {
   const queues = await engine.db.cold.query<{ project: number; name: string }>(
     'select project, name from tidebase.queues where invoke_url is not null',
   )
-  let asked = 0
-  for (const { project, name } of queues) asked += await invokeQueue(engine, project, name)
-  if (asked > 0) engine.wakeups.outbox()
+  const errors: unknown[] = []
+  for (const { project, name } of queues) {
+    try {
+      for (;;) {
+        const asked = await invokeQueue(engine, project, name)
+        if (asked > 0) engine.wakeups.outbox()
+        if (asked < askBatch) break
+      }
+    } catch (error) {
+      errors.push(error)
+    }
+  }
+  if (errors.length > 0) throw errors[0]
 }
 
 function invokeQueue(engine: Engine, project: number, queue: string): Promise<number> {
@@ -172,11 +193,10 @@ function invokeQueue(engine: Engine, project: number, queue: string): Promise<nu
             - (select count(*) from tidebase.runs r where r.project = $1 and r.queue = $2 and r.status = 'running')
             - (select count(*) from tidebase.deliveries d
                 join tidebase.runs r on r.project = d.project and r.id = d.run_id
-                where d.project = $1 and d.kind = 'invoke' and d.created_at > now() - $3 * interval '1 ms'
-                  and r.queue = $2 and r.status = 'queued'),
+                where d.project = $1 and ${askedLately} and r.queue = $2 and r.status = 'queued'),
           q.rate_per_minute - (select coalesce(sum(c.claims), 0) from tidebase.queue_claims c
             where c.project = $1 and c.queue = $2 and c.at > now() - interval '1 minute'),
-          1000
+          $4::integer
         ) as room
         from tidebase.queues q where q.project = $1 and q.name = $2
       ), chosen as materialized (
@@ -184,18 +204,22 @@ function invokeQueue(engine: Engine, project: number, queue: string): Promise<nu
           select r.id from tidebase.runs r
           where r.project = $1 and r.queue = $2 and r.status = 'queued' and r.run_at <= now()
             and not exists (
-              select from tidebase.deliveries d where d.project = r.project and d.run_id = r.id
-                and d.kind = 'invoke' and d.created_at > now() - $3 * interval '1 ms')
+              select from tidebase.deliveries d
+              where d.project = r.project and d.run_id = r.id and ${askedLately})
           order by r.priority desc, r.run_at limit greatest(room.room, 0)
         ) r
       ), counted as (
         insert into tidebase.queue_claims (project, queue, at, claims)
         select $1, $2, now(), count(*) from chosen
         having count(*) > 0 and (select rate_per_minute from room) is not null
+        returning queue
+      ), noticed as (
+        -- A claim that waits for this lock has counted before it: a new version of the row makes it count again.
+        update tidebase.queues q set updated_at = now() from counted c where q.project = $1 and q.name = c.queue
       )
       insert into tidebase.deliveries (project, run_id, kind, reason, url)
       select $1, id, 'invoke', 'queue', invoke_url from chosen returning id`,
-      [project, queue, redeliveryMs],
+      [project, queue, redeliveryMs, askBatch],
     )
     return rows.length
   })

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { startServer } from '../../../test/server.ts'
 import { openDatabase } from '../src/db.ts'
+import { nextTime } from '../src/schedules.ts'
 
 let server: Awaited<ReturnType<typeof startServer>>
 let second: Awaited<ReturnType<typeof startServer>>
@@ -69,11 +70,62 @@ test('an unknown time zone is refused', async () => {
   })
 })
 
-test('day of month and day of week are a union', async () => {
-  const { body } = await put('union', { cron: '0 0 1 * 1', workflowName: 'w', enabled: false })
-  const schedule = body.schedule as { nextRunAt: string }
-  const next = new Date(schedule.nextRunAt)
-  expect(next.getUTCDay() === 1 || next.getUTCDate() === 1).toBe(true)
+/** The times of an expression after `from` up to `to`, as `MM-DDThh:mm` in UTC. */
+function times(cron: string, timezone: string, from: string, to: string): string {
+  const found: string[] = []
+  for (let at = nextTime(cron, timezone, new Date(from)); at && at <= new Date(to); ) {
+    found.push(at.toISOString().slice(5, 16))
+    at = nextTime(cron, timezone, at)
+  }
+  return found.join(' ')
+}
+
+test('day of month and day of week are a union', () => {
+  expect(times('0 0 13 * 5', 'UTC', '2026-01-01T00:00Z', '2026-01-20T00:00Z')).toBe(
+    '01-02T00:00 01-09T00:00 01-13T00:00 01-16T00:00',
+  )
+})
+
+// Europe/Berlin: on 2026-03-29 01:00Z the clock goes from 02:00 to 03:00, on 2026-10-25 01:00Z from 03:00 to 02:00.
+const spring = ['2026-03-28T12:00Z', '2026-03-30T12:00Z'] as const
+const autumn = ['2026-10-24T12:00Z', '2026-10-25T12:00Z'] as const
+test.each([
+  ['a daily time that is skipped', '30 2 * * *', spring, '03-29T01:30 03-30T00:30'],
+  [
+    'several times that are skipped',
+    '*/20 2 * * *',
+    spring,
+    '03-29T01:00 03-29T01:20 03-29T01:40 03-30T00:00 03-30T00:20 03-30T00:40',
+  ],
+  [
+    'a skipped time beside others',
+    '30 1,2,4 * * *',
+    spring,
+    '03-29T00:30 03-29T01:30 03-29T02:30 03-29T23:30 03-30T00:30 03-30T02:30',
+  ],
+  ['a daily time that comes twice', '30 2 * * *', autumn, '10-25T00:30'],
+  ['several times that come twice', '*/20 2 * * *', autumn, '10-25T00:00 10-25T00:20 10-25T00:40'],
+  ['a doubled time beside another', '30 2,3 * * *', autumn, '10-25T00:30 10-25T02:30'],
+  [
+    'every hour in spring',
+    '30 * * * *',
+    ['2026-03-28T23:00Z', '2026-03-29T03:00Z'],
+    '03-28T23:30 03-29T00:30 03-29T01:30 03-29T02:30',
+  ],
+  [
+    'every hour in autumn',
+    '30 * * * *',
+    ['2026-10-24T23:00Z', '2026-10-25T03:00Z'],
+    '10-24T23:30 10-25T00:30 10-25T01:30 10-25T02:30',
+  ],
+])('%s comes once', (_, cron, [from, to], expected) => {
+  expect(times(cron, 'Europe/Berlin', from, to)).toBe(expected)
+})
+
+test('a change of half an hour neither loses nor doubles a time', () => {
+  const lordHowe = (from: string, to: string) => times('15,40 2 * * *', 'Australia/Lord_Howe', from, to)
+  // 02:00 becomes 02:30: 02:15 comes at 02:45, after 02:40.
+  expect(lordHowe('2026-10-03T12:00Z', '2026-10-04T12:00Z')).toBe('10-03T15:40 10-03T15:45')
 })
 
 describe('two servers', () => {
@@ -109,6 +161,48 @@ describe('two servers', () => {
     const fires = (await runsOf('tick')).map(({ metadata }) => metadata.fireTime)
     expect(new Set(fires).size).toBe(fires.length)
     await server.ok('deleteSchedule', { params: { name: 'tick' } })
+  })
+
+  test('a fire that stopped half-way moves on, also when the schedule runs another workflow by now', async () => {
+    const yearly = { cron: '0 0 1 1 *', workflowName: 'old', queue: 'half' }
+    await put('half', yearly)
+    await overdue('half', 1)
+    await vi.waitFor(async () => expect(await runsOf('half')).toHaveLength(1))
+    const [run] = await runsOf('half')
+    // As if the server had died between the run and the schedule.
+    await put('half', { ...yearly, workflowName: 'new' })
+    await db.cold.query(`update tidebase.schedules set next_run_at = $1 where name = 'half'`, [run?.metadata.fireTime])
+    await vi.waitFor(async () => {
+      const { schedules } = await server.ok('listSchedules')
+      const { nextRunAt } = schedules.find(({ name }) => name === 'half') ?? {}
+      expect(Date.parse(nextRunAt ?? '')).toBeGreaterThan(Date.now())
+    })
+    expect(await runsOf('half')).toMatchObject([{ workflowName: 'old' }])
+  })
+
+  test('a schedule that is replaced while it fires keeps its new time', async () => {
+    const own = openDatabase({ connectionString: server.databaseUrl })
+    await put('swap', { cron: '0 0 1 1 *', workflowName: 'w', queue: 'swap' })
+    await db.cold.query(
+      `update tidebase.schedules set next_run_at = date_trunc('second', now()) + interval '2 seconds', cron = '* * * * *'
+        where name = 'swap'`,
+    )
+    // The replacement holds the row from before it is due, until the fire has made its run and wants to move the schedule on.
+    await own.transaction(async (tx) => {
+      const [held] = await tx.query<{ next_run_at: Date }>(
+        `select next_run_at from tidebase.schedules where name = 'swap' for update`,
+      )
+      await vi.waitFor(async () => expect((await runsOf('swap')).length).toBeGreaterThan(0), { timeout: 5_000 })
+      await tx.query(`update tidebase.schedules set cron = '0 0 1 1 *', next_run_at = $1 where name = 'swap'`, [
+        held?.next_run_at,
+      ])
+    })
+    await vi.waitFor(async () => {
+      const { schedules } = await server.ok('listSchedules')
+      const { nextRunAt } = schedules.find(({ name }) => name === 'swap') ?? {}
+      expect(nextRunAt).toMatch(/-01-01T00:00:00\.000Z$/)
+    })
+    await own.close()
   })
 
   test('after a downtime the latest missed time fires, once', async () => {

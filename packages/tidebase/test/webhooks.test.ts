@@ -1,54 +1,25 @@
 import { createHmac } from 'node:crypto'
-import { once } from 'node:events'
-import { createServer, type IncomingMessage } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { startServer } from '../../../test/server.ts'
-
-interface Received {
-  path: string
-  headers: IncomingMessage['headers']
-  raw: string
-  body: Record<string, unknown>
-}
-
-/** A real receiver; `answer` decides the status by path. */
-async function receiver(answer: (path: string, nth: number) => number) {
-  const received: Received[] = []
-  const http = createServer(async (request, response) => {
-    const chunks: Buffer[] = []
-    for await (const chunk of request) chunks.push(chunk)
-    const raw = Buffer.concat(chunks).toString()
-    const path = request.url ?? ''
-    received.push({ path, headers: request.headers, raw, body: JSON.parse(raw) })
-    const status = answer(path, received.filter((each) => each.path === path).length)
-    if (status === 0) return
-    response.writeHead(status, status === 302 ? { location: '/redirected' } : {}).end(`status ${status}`)
-  }).listen(0, '127.0.0.1')
-  await once(http, 'listening')
-  return {
-    received,
-    url: (path: string) => `http://127.0.0.1:${(http.address() as AddressInfo).port}${path}`,
-    close: () => {
-      http.closeAllConnections()
-      http.close()
-    },
-  }
-}
+import { openDatabase } from '../src/db.ts'
+import { receiver } from './receiver.ts'
 
 const secret = 'whsec_test'
 let server: Awaited<ReturnType<typeof startServer>>
 let hooks: Awaited<ReturnType<typeof receiver>>
 beforeAll(async () => {
   server = await startServer({ webhookSecret: secret, leaseMs: 300, publicUrl: 'https://tide.example' })
-  hooks = await receiver((path) => (path === '/broken' ? 500 : path === '/moved' ? 302 : 200))
+  hooks = await receiver(({ path, raw }, _, response) => {
+    if (path === '/echo') return void response.end(raw)
+    return path === '/broken' ? 500 : path === '/moved' ? 302 : 200
+  })
 })
 afterAll(async () => {
   await server.stop()
   hooks.close()
 })
 
-const at = (path: string) => hooks.received.filter((each) => each.path === path)
+const at = (path: string) => hooks.at(path)
 const create = async (body: object) => (await server.ok('createRun', { params: { workflowName: 'w' }, body })).run
 const begin = (runId: string, worker = 'w1') =>
   server.ok('beginRun', { params: { runId }, headers: { 'x-tidebase-worker': worker } })
@@ -163,6 +134,32 @@ test('channels get the events they asked for, signed with their own secret; gate
   expect(JSON.stringify([detail.channels, detail.channelDeliveries, detail.events])).not.toMatch(
     new RegExp(`chan"|${gate.resolveToken}`),
   )
+})
+
+test('a target that answers with the token it was sent does not get it recorded', async () => {
+  const run = await create({ channels: [{ type: 'webhook', url: hooks.url('/echo'), events: ['gate.created'] }] })
+  const { gate } = await server.ok('beginGate', { params: { runId: run.id }, body: { name: 'g', prompt: 'ok?' } })
+  await vi.waitFor(async () => {
+    const { channelDeliveries } = await server.ok('getRun', { params: { runId: run.id } })
+    expect(channelDeliveries).toMatchObject([{ status: 'delivered', type: 'gate.created' }])
+    expect(channelDeliveries[0]?.responseBody).toContain('"resolveToken":"[concealed]"')
+  })
+  const db = openDatabase({ connectionString: server.databaseUrl })
+  const rows = await db.cold.query<{ row: string }>('select d::text as row from tidebase.deliveries d')
+  await db.close()
+  expect(rows.length).toBeGreaterThan(0)
+  expect(rows.filter(({ row }) => row.includes(String(gate.resolveToken)))).toEqual([])
+})
+
+test('a pushed queue counts what it asked for against its rate, also for those who claim', async () => {
+  await server.ok('configureQueue', {
+    params: { queue: 'rated' },
+    body: { invokeUrl: hooks.url('/rated'), ratePerMinute: 3 },
+  })
+  for (let n = 0; n < 5; n++) await server.ok('enqueue', { params: { queue: 'rated' }, body: { workflowName: 'p' } })
+  await vi.waitFor(() => expect(at('/rated')).toHaveLength(3), { timeout: 5_000 })
+  expect((await server.ok('claim', { body: { queues: ['rated'], limit: 10 } })).runs).toEqual([])
+  expect(at('/rated')).toHaveLength(3)
 })
 
 test('a pushed queue invokes its runs once within the horizon and within its cap; they stay queued until begun', async () => {
