@@ -99,8 +99,12 @@ export function openDatabase(
     options: '-c plan_cache_mode=force_generic_plan -c enable_seqscan=off',
   })
   const coldPool = new pg.Pool({ ...base, max: cold, idleTimeoutMillis: 30_000 })
-  // An idle connection that breaks reports here and nowhere else; the pool replaces it.
-  for (const pool of [hotPool, coldPool]) pool.on('error', () => {})
+  for (const pool of [hotPool, coldPool]) {
+    // An idle connection that breaks reports here and nowhere else; the pool replaces it.
+    pool.on('error', () => {})
+    // One that breaks in use reports to itself, beside the statement's own failure; unheard it would end the process.
+    pool.on('connect', (client) => client.on('error', () => {}))
+  }
 
   let listener: pg.Client | undefined
   let retry: NodeJS.Timeout | undefined
