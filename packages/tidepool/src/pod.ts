@@ -101,13 +101,12 @@ export function createPod() {
   const ours = createRouter<Target>()
   const theirs = createRouter<Target>()
   const listed: { path: string; methods: readonly string[]; feature: boolean }[] = []
-  const before: Before[] = []
   const startHooks: (() => void | Promise<void>)[] = []
   const stopHooks: (() => void | Promise<void>)[] = []
   const recent: RecentError[] = []
   const tasks: BackgroundTask[] = []
   const features: Feature[] = []
-  let identify: Identify | undefined
+  const hooks: { identify: Identify | undefined; before: Before[] } = { identify: undefined, before: [] }
   let setup: Setup | undefined
 
   const pod = {
@@ -160,11 +159,11 @@ export function createPod() {
       features.push(feature)
     },
     identify(fn: Identify): void {
-      if (identify) throw new Error('Only one feature can identify users')
-      identify = fn
+      if (hooks.identify) throw new Error('Only one feature can identify users')
+      hooks.identify = fn
     },
     before(fn: Before): void {
-      before.push(fn)
+      hooks.before.push(fn)
     },
     onStart(fn: () => void | Promise<void>): void {
       startHooks.push(fn)
@@ -183,7 +182,7 @@ export function createPod() {
       const own = ours.match(method, path)
       return own && 'route' in own ? own : (theirs.match(method, path) ?? own)
     },
-    hooks: (): { identify: Identify | undefined; before: readonly Before[] } => ({ identify, before }),
+    hooks,
     features: features as readonly Feature[],
     startHooks: startHooks as readonly (() => void | Promise<void>)[],
     stopHooks: stopHooks as readonly (() => void | Promise<void>)[],

@@ -39,13 +39,16 @@ export interface Listening {
   close(): Promise<void>
 }
 
-function isThenable(value: unknown): value is PromiseLike<unknown> {
+type Match = ReturnType<Pod['match']>
+
+function isThenable<T>(value: T | PromiseLike<T>): value is PromiseLike<T> {
   return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
 }
 
 /** Makes the request listener of a pod and what closes its streams and timers. */
 export function createDispatch(pod: Pod) {
   const setup = pod.setup()
+  const { hooks } = pod
   const streams = createStreams((req, error) => publicBody(req, error).body)
   const answering: Answering = { https: () => pod.https, streams }
   /** Requests whose handler has not answered yet. */
@@ -166,22 +169,53 @@ export function createDispatch(pod: Pod) {
     fail(req, new TpError('method_not_allowed', `${req.path} does not answer ${req.method}, only ${allow.join(', ')}`))
   }
 
-  /** The way with something to wait for: who it is, guards, the body. */
-  async function prepare(req: PodRequest, found: ReturnType<typeof pod.match>): Promise<void> {
-    const { identify, before } = pod.hooks()
-    if (identify) {
-      const user = identify(req)
-      req.user = isThenable(user) ? await user : user
+  /** Who it is, then the hooks; in the same tick as long as nobody has to wait for anything. */
+  function enter(req: PodRequest, found: Match) {
+    const user = hooks.identify?.(req) ?? null
+    if (!isThenable(user)) {
+      req.user = user
+      return pass(req, found, 0)
     }
-    for (const look of before) {
-      const answer = look(req)
-      const value = isThenable(answer) ? await answer : answer
-      if (value !== undefined) return finish(req, value)
+    user.then(
+      (known) => {
+        req.user = known
+        guarded(req, () => pass(req, found, 0))
+      },
+      (error: unknown) => fail(req, error),
+    )
+  }
+
+  function pass(req: PodRequest, found: Match, from: number) {
+    for (let at = from; at < hooks.before.length; at++) {
+      const answer = hooks.before[at]?.(req)
+      if (isThenable(answer)) {
+        answer.then(
+          (value) => (value === undefined ? guarded(req, () => pass(req, found, at + 1)) : finish(req, value)),
+          (error: unknown) => fail(req, error),
+        )
+        return
+      }
+      if (answer !== undefined) return finish(req, answer)
     }
+    arrive(req, found)
+  }
+
+  function arrive(req: PodRequest, found: Match) {
     if (!found || !('route' in found)) return noRoute(req, found?.allow)
-    const { target } = found.route
-    if (target.page === undefined && hasBody(req)) await readBody(req, target, () => setup.backend.files)
-    if (!req.res.closed) call(req, found.route, found.params)
+    const { route, params } = found
+    if (route.target.page !== undefined || !hasBody(req)) return call(req, route, params)
+    readBody(req, route.target, () => setup.backend.files).then(
+      () => !req.res.closed && call(req, route, params),
+      (error: unknown) => fail(req, error),
+    )
+  }
+
+  function guarded(req: PodRequest, step: () => void) {
+    try {
+      step()
+    } catch (error) {
+      fail(req, error)
+    }
   }
 
   function dispatch(im: IncomingMessage, res: ServerResponse) {
@@ -195,18 +229,13 @@ export function createDispatch(pod: Pod) {
     if (path === undefined || !path.startsWith('/'))
       return fail(req, new TpError('bad_request', 'The path is not valid UTF-8 or has control characters'))
     const found = pod.match(method, path)
-    if (!safeMethods.has(method)) {
-      const target = found && 'route' in found ? found.route.target : undefined
-      try {
+    guarded(req, () => {
+      if (!safeMethods.has(method)) {
+        const target = found && 'route' in found ? found.route.target : undefined
         if (!(target && target.page === undefined && target.crossSite)) checkSite(req)
-      } catch (error) {
-        return fail(req, error)
       }
-    }
-    const { identify, before } = pod.hooks()
-    if (!identify && before.length === 0 && found && 'route' in found && !hasBody(req))
-      return call(req, found.route, found.params)
-    prepare(req, found).catch((error: unknown) => fail(req, error))
+      enter(req, found)
+    })
   }
 
   return {
