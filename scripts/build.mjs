@@ -10,6 +10,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 /** Every program: the package it belongs to and its entry files, relative to that package. */
 const programs = {
   tidebase: ['src/main.ts'],
+  tidepool: ['src/tp.ts', 'src/run.ts', 'cli/main.ts'],
 }
 
 function newest(dir) {
@@ -25,13 +26,18 @@ export async function buildIfStale(name) {
   const dir = join(root, 'packages', name)
   const outputs = programs[name].map((entry) => join(dir, 'dist', entry.replace(/^.*\//, '').replace(/\.ts$/, '.js')))
   const built = Math.min(...outputs.map((file) => (existsSync(file) ? statSync(file).mtimeMs : 0)))
-  const sources = readdirSync(join(root, 'packages')).map((each) => join(root, 'packages', each, 'src'))
+  const sources = readdirSync(join(root, 'packages')).flatMap((each) =>
+    ['src', 'cli'].map((folder) => join(root, 'packages', each, folder)),
+  )
   if (built > Math.max(...sources.filter(existsSync).map(newest))) return
   await build({
     absWorkingDir: dir,
     entryPoints: programs[name],
     outdir: 'dist',
+    entryNames: '[name]',
     bundle: true,
+    // Entries of one program share their modules, and with them what a process has one of.
+    splitting: true,
     platform: 'node',
     format: 'esm',
     target: 'node20',

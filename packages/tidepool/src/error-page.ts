@@ -34,7 +34,7 @@ export function sourceAround(path: string, line: number): Place['source'] {
 
 /** The first frame of the error's stack that lies in the pod's own source. */
 export function findPlace(error: unknown, dir: string): Place | undefined {
-  const stack = error instanceof Error ? (error.stack ?? '') : ''
+  const stack = typeof error === 'object' && error !== null && 'stack' in error ? String(error.stack) : ''
   for (const frame of stack.split('\n')) {
     const [, location, line, column] = /\(?((?:file:\/\/)?\/[^()]*?):(\d+):(\d+)\)?$/.exec(frame) ?? []
     if (!location || !line || !column) continue
