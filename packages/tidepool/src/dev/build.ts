@@ -12,7 +12,7 @@ import { TpError } from '../errors.ts'
 /** Folder of an ejected runtime inside a pod. */
 export const ejectedFolder = 'tidepool'
 
-const entry = (main: string) => `import { runPod } from 'tidepool/run'\nawait runPod(() => import('./${main}'))\n`
+const entry = (main: string) => `import { runPod } from "tidepool/run"\nawait runPod(() => import('./${main}'))\n`
 
 /** The pod's main file. @throws TpError `no_main` */
 export function findMain(dir: string): string {
