@@ -86,7 +86,9 @@ async function readUpload(req: PodRequest, limits: BodyLimits, files: FileStore)
   const { Busboy }: typeof import('@fastify/busboy') = require('@fastify/busboy')
   const contentType = req.im.headers['content-type'] ?? ''
   const fields: [string, string][] = []
-  const stored: { field: string; file: UploadedFile }[] = []
+  /** In the order of the form, whichever is stored first. */
+  const stored: { field: string; file?: UploadedFile }[] = []
+  const streams: Readable[] = []
   const writing: Promise<unknown>[] = []
   let failed: unknown
 
@@ -103,14 +105,17 @@ async function readUpload(req: PodRequest, limits: BodyLimits, files: FileStore)
 
   async function store(field: string, stream: Readable, filename: string): Promise<void> {
     const name = `uploads/${randomBytes(12).toString('hex')}/${safeName(filename)}`
+    const slot: (typeof stored)[number] = { field }
+    stored.push(slot)
     const info = await files.write(name, stream, { maxBytes: limits.maxUpload, signal: req.signal })
     const url = `/_files/${name.split('/').map(encodeURIComponent).join('/')}`
-    stored.push({ field, file: { name, filename, contentType: info.contentType, size: info.size, url } })
+    slot.file = { name, filename, contentType: info.contentType, size: info.size, url }
   }
 
   await new Promise<void>((resolve, reject) => {
     const fail = (error: unknown) => {
       failed ??= error
+      for (const stream of streams) stream.destroy()
       req.im.unpipe(parser)
       req.im.resume()
       reject(failed)
@@ -122,10 +127,14 @@ async function readUpload(req: PodRequest, limits: BodyLimits, files: FileStore)
         stream.resume()
         return
       }
+      // The parser only emits this, and may do so before anybody reads; a destroyed stream tells every later reader.
+      stream.on('error', (cause: Error) => {
+        stream.destroy(cause)
+      })
+      streams.push(stream)
       writing.push(
-        store(field, stream, filename).catch((error: unknown) => {
-          stream.resume()
-          fail(error)
+        store(field, stream, filename).catch((cause: unknown) => {
+          fail(cause instanceof TpError ? cause : new TpError('bad_form', 'The upload was cut off', { cause }))
         }),
       )
     })
@@ -148,13 +157,14 @@ async function readUpload(req: PodRequest, limits: BodyLimits, files: FileStore)
     .then(() => Promise.all(writing))
     .catch(async (error: unknown) => {
       await Promise.all(writing)
-      await Promise.all(stored.map(({ file }) => files.delete(file.name)))
+      await Promise.all(stored.map(({ file }) => file && files.delete(file.name)))
       throw error
     })
   if (failed) throw failed
 
   const byField = new Map<string, UploadedFile>()
   for (const { field, file } of stored) {
+    if (!file) continue
     let name = field
     for (let n = 1; byField.has(name); n++) name = `${field}[${n}]`
     byField.set(name, file)

@@ -25,10 +25,17 @@ export interface Answering {
   streams: ReturnType<typeof createStreams>
 }
 
+/** `headers` with those of `defaults` that they do not name; both are flat lists. */
+function withDefaults(headers: readonly string[], defaults: readonly string[]): string[] {
+  const given = new Set(headers.filter((_, at) => at % 2 === 0).map((name) => name.toLowerCase()))
+  const missing = defaults.filter((_, at) => !given.has(defaults[at - (at % 2)] ?? ''))
+  return [...missing, ...headers]
+}
+
 /** Sends a whole text. `extra` is a flat list of header names and values. */
 export function sendText(res: ServerResponse, status: number, type: string, text: string, extra?: readonly string[]) {
   const headers = ['content-type', type, 'content-length', String(Buffer.byteLength(text)), ...always]
-  res.writeHead(status, extra ? headers.concat(extra) : headers)
+  res.writeHead(status, extra ? withDefaults(extra, headers) : headers)
   res.end(text)
 }
 
@@ -68,12 +75,12 @@ function checkStatus(status: number): number {
 }
 
 async function sendStream(res: ServerResponse, status: number, headers: readonly string[], body: Readable) {
-  res.writeHead(status, [...headers, ...always])
+  res.writeHead(status, withDefaults(headers, always))
   await pipeline(body, res)
 }
 
 function sendBytes(res: ServerResponse, status: number, bytes: Uint8Array, headers: readonly string[]): void {
-  res.writeHead(status, ['content-length', String(bytes.byteLength), ...always, ...headers])
+  res.writeHead(status, withDefaults(headers, ['content-length', String(bytes.byteLength), ...always]))
   res.end(bytes)
 }
 
@@ -93,7 +100,7 @@ async function sendResponse(req: PodRequest, response: Response): Promise<void> 
   if (!response.body) {
     if (response.status >= 200 && response.status !== 204 && response.status !== 304)
       headers.push('content-length', '0')
-    req.res.writeHead(response.status, [...headers, ...always])
+    req.res.writeHead(response.status, withDefaults(headers, always))
     req.res.end()
     return
   }
@@ -119,13 +126,14 @@ function sendReply(req: PodRequest, { body, options }: Reply, answering: Answeri
   }
   if (body === null || body === undefined) {
     if (status === 204 || status === 304) {
-      res.writeHead(status, [...always, ...headers])
+      res.writeHead(status, withDefaults(headers, always))
       res.end()
       return
     }
     return sendBytes(res, status, new Uint8Array(), headers)
   }
-  if (typeof body === 'object' && isEvents(body)) return answering.streams.start(req, body, [...always, ...headers])
+  if (typeof body === 'object' && isEvents(body))
+    return answering.streams.start(req, body, withDefaults(headers, always))
   const isText = typeof body === 'string' || body instanceof Html
   const text = isText ? String(body) : toJson(body)
   if (typed) return sendBytes(res, status, Buffer.from(text), headers)
