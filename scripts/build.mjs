@@ -1,7 +1,7 @@
 // Bundles each program of this repository into its package's dist/ with esbuild: workspace code inlined,
 // npm packages left outside. The bins call `buildIfStale` so that a fresh checkout runs without a build step.
-import { existsSync, readdirSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, mkdirSync, readdirSync, renameSync, statSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
 
@@ -10,6 +10,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 /** Every program: the package it belongs to and its entry files, relative to that package. */
 const programs = {
   tidebase: ['src/main.ts'],
+  tidepool: ['src/tp.ts', 'src/run.ts', 'cli/main.ts'],
 }
 
 function newest(dir) {
@@ -25,13 +26,19 @@ export async function buildIfStale(name) {
   const dir = join(root, 'packages', name)
   const outputs = programs[name].map((entry) => join(dir, 'dist', entry.replace(/^.*\//, '').replace(/\.ts$/, '.js')))
   const built = Math.min(...outputs.map((file) => (existsSync(file) ? statSync(file).mtimeMs : 0)))
-  const sources = readdirSync(join(root, 'packages')).map((each) => join(root, 'packages', each, 'src'))
+  const sources = readdirSync(join(root, 'packages')).flatMap((each) =>
+    ['src', 'cli'].map((folder) => join(root, 'packages', each, folder)),
+  )
   if (built > Math.max(...sources.filter(existsSync).map(newest))) return
-  await build({
+  const { outputFiles } = await build({
     absWorkingDir: dir,
+    write: false,
     entryPoints: programs[name],
     outdir: 'dist',
+    entryNames: '[name]',
     bundle: true,
+    // Entries of one program share their modules, and with them what a process has one of.
+    splitting: true,
     platform: 'node',
     format: 'esm',
     target: 'node20',
@@ -49,6 +56,13 @@ export async function buildIfStale(name) {
       },
     ],
   })
+  // Several bins may find the bundle stale at once: each file appears whole, entries after the chunks they import.
+  const isEntry = ({ path }) => outputs.includes(path)
+  for (const { path, contents } of [...outputFiles].sort((a, b) => isEntry(a) - isEntry(b))) {
+    mkdirSync(dirname(path), { recursive: true })
+    writeFileSync(`${path}.${process.pid}`, contents)
+    renameSync(`${path}.${process.pid}`, path)
+  }
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url))

@@ -1,0 +1,51 @@
+/**
+ * `tidepool init`: a new pod from a template.
+ */
+
+import { existsSync } from 'node:fs'
+import { cp, mkdir, readdir, rename, writeFile } from 'node:fs/promises'
+import { basename, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { TpError } from '../src/errors.ts'
+import type { Output } from './output.ts'
+
+/** Where the templates lie, seen from dist/. */
+const templates = fileURLToPath(new URL('../templates', import.meta.url))
+
+/** Names of the templates. */
+export async function templateNames(): Promise<string[]> {
+  return (await readdir(templates, { withFileTypes: true }))
+    .filter((each) => each.isDirectory())
+    .map((each) => each.name)
+}
+
+/**
+ * Makes a pod in the folder `name`.
+ * @throws TpError `usage` for an unknown template, `folder_exists`
+ */
+export async function init(name: string, options: { template?: string }, output: Output): Promise<void> {
+  const dir = resolve(name)
+  const names = await templateNames()
+  const template = options.template ?? 'hello'
+  if (!names.includes(template))
+    throw new TpError('usage', `There is no template "${template}"`, { hint: `Use one of ${names.join(', ')}.` })
+  const content = existsSync(dir) ? (await readdir(dir)).filter((each) => each !== '.git') : []
+  if (content.length > 0) throw new TpError('folder_exists', `${dir} is not empty`)
+  await mkdir(dir, { recursive: true })
+  await cp(join(templates, template), dir, { recursive: true })
+  // A file of that name in a package would change what is published of it.
+  if (existsSync(join(dir, 'gitignore'))) await rename(join(dir, 'gitignore'), join(dir, '.gitignore'))
+  const manifest = {
+    name: basename(dir)
+      .toLowerCase()
+      .replace(/[^a-z0-9-]+/g, '-'),
+    private: true,
+    type: 'module',
+  }
+  await writeFile(join(dir, 'package.json'), `${JSON.stringify(manifest, null, 2)}\n`)
+  const next = [`cd ${name}`, 'tidepool dev']
+  output.result(
+    { dir, template, files: (await readdir(dir)).sort(), next },
+    `Made ${basename(dir)} from the template "${template}". Next:\n  ${next.join('\n  ')}`,
+  )
+}

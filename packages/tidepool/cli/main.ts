@@ -1,0 +1,68 @@
+/**
+ * The `tidepool` command: each command is a file of its name here; this one only says what there is.
+ *
+ * Exit codes: 0 done, 1 failed, 2 not understood. With `--json` stdout is one JSON document.
+ * To add a command: its file, its lines here with an example in its help, a test through the bin.
+ */
+import { Command, CommanderError } from 'commander'
+import { TpError } from '../src/errors.ts'
+import { dev } from './dev.ts'
+import { init } from './init.ts'
+import { createOutput, printError } from './output.ts'
+
+function createProgram(): Command {
+  const program = new Command('tidepool')
+  const output = () => createOutput(program.opts<{ json?: boolean }>().json === true)
+  program
+    .description('Build and run full web apps from one import.')
+    .version('0.1.0')
+    .option('--json', 'print one JSON document on stdout, for programs and agents')
+    .option('-y, --yes', 'answer yes to questions')
+    .exitOverride()
+    .configureOutput({ writeErr: () => undefined })
+    .addHelpText(
+      'after',
+      `
+Start here:
+  tidepool init my-app && cd my-app && tidepool dev     a new app at http://localhost:8000
+`,
+    )
+  program
+    .command('init')
+    .description('make a new app in a folder')
+    .argument('[name]', 'the folder', 'my-app')
+    .option('--template <name>', 'what to start from')
+    .addHelpText('after', '\nExample:\n  tidepool init my-blog --template blog\n')
+    .action((name: string, options: { template?: string }) => init(name, options, output()))
+  program
+    .command('dev')
+    .description('run the app in this folder, restarting when a file changes')
+    .argument('[dir]', 'the folder', '.')
+    .option('--port <n>', 'the port', '8000')
+    .option('--host <address>', 'the address to listen on', '127.0.0.1')
+    .addHelpText(
+      'after',
+      '\nExample:\n  tidepool dev --port 3000\n\nRoutes, users, mail and errors are shown at /_dev.\n',
+    )
+    .action((dir: string, options: { port: string; host: string }) => dev(dir, options, output()))
+  return program
+}
+
+/** Runs the command line. Sets the exit code; returns when the command is done. */
+export async function main(args: readonly string[]): Promise<void> {
+  const program = createProgram()
+  const json = args.includes('--json')
+  if (args.length === 0) {
+    program.outputHelp()
+    return
+  }
+  try {
+    await program.parseAsync([...args], { from: 'user' })
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      if (error.exitCode === 0) return
+      const message = error.message.replace(/^error: /, '')
+      process.exitCode = printError(new TpError('usage', message, { next: ['tidepool --help'] }), json)
+    } else process.exitCode = printError(error, json)
+  }
+}

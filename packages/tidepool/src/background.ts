@@ -1,0 +1,102 @@
+/**
+ * `tp.background`: work beside requests; once per deployment or every N seconds, on one replica at a time.
+ *
+ * How replicas agree, per task, by records in `tasks` with the backend's clock:
+ *   once:<deployment>:<task>   set if absent before the only run; it stays
+ *   tick:<task>                set if absent with a ttl just short of the interval: who sets it does this tick's run
+ *   lease:<task>               held (ttl 30 s, renewed every 10 s) while a run goes on: no second run beside it, and
+ *                              a replica that dies frees the task by itself
+ */
+import { randomBytes } from 'node:crypto'
+import { messageOf, TpError } from './errors.ts'
+import type { BackgroundTask, Pod } from './pod.ts'
+import { inHandler } from './scope.ts'
+
+const leaseMs = 30_000
+const renewMs = 10_000
+
+export interface BackgroundOptions {
+  /** Every so many seconds; none, 0 or less: once per deployment. */
+  seconds?: number
+}
+
+/** Registers a task, see `tp.background`. */
+export function addBackground(pod: Pod, options: BackgroundOptions, run: () => unknown): void {
+  const seconds = options.seconds ?? 0
+  if (typeof run !== 'function') throw new TpError('bad_config', 'tp.background needs a function')
+  if (!Number.isFinite(seconds)) throw new TpError('bad_config', 'The seconds of tp.background must be a number')
+  pod.addTask({ name: run.name || `task ${pod.tasks.length + 1}`, seconds: Math.max(0, seconds), run })
+}
+
+/** Runs the pod's tasks from start to stop. */
+export function backgroundFeature(pod: Pod): void {
+  if (pod.tasks.length === 0) return
+  const { backend, deployment, log } = pod.setup()
+  const holder = randomBytes(8).toString('hex')
+  const timers = new Set<NodeJS.Timeout>()
+  let stopped = false
+
+  async function claim(key: string, ttl?: number): Promise<boolean> {
+    const outcome = await backend.write([{ op: 'set', space: 'tasks', key, value: holder, if: 'absent', ttl }])
+    return outcome.ok
+  }
+
+  async function runOnce(task: BackgroundTask, id: string): Promise<void> {
+    const lease = `lease:${id}`
+    if (!(await claim(lease, leaseMs))) return
+    const renew = setInterval(() => {
+      backend
+        .write([{ op: 'set', space: 'tasks', key: lease, value: holder, if: 'present', ttl: leaseMs }])
+        .catch(() => undefined)
+    }, renewMs)
+    timers.add(renew)
+    try {
+      await inHandler(() => task.run())
+    } catch (error) {
+      const stack = error instanceof Error ? error.stack : undefined
+      log.error(`Background task ${task.name}: ${messageOf(error)}`, { task: task.name, stack })
+    } finally {
+      clearInterval(renew)
+      timers.delete(renew)
+      if (!stopped) await backend.write([{ op: 'delete', space: 'tasks', key: lease }])
+    }
+  }
+
+  async function tick(task: BackgroundTask, id: string): Promise<void> {
+    // A little less than the interval, so that this replica's next tick never finds its own claim.
+    if (await claim(`tick:${id}`, task.seconds * 1000 * 0.9)) await runOnce(task, id)
+  }
+
+  function begin(task: BackgroundTask, at: number): void {
+    const id = String(at)
+    const report = (error: unknown) => {
+      if (!stopped) log.error(`Background task ${task.name}: ${messageOf(error)}`, { task: task.name })
+    }
+    if (task.seconds === 0) {
+      claim(`once:${deployment}:${id}`)
+        .then((mine) => (mine ? runOnce(task, id) : undefined))
+        .catch(report)
+      return
+    }
+    let busy = false
+    const step = () => {
+      if (busy || stopped) return
+      busy = true
+      tick(task, id)
+        .catch(report)
+        .finally(() => {
+          busy = false
+        })
+    }
+    timers.add(setInterval(step, task.seconds * 1000))
+    step()
+  }
+
+  pod.onStart(() => {
+    for (const [at, task] of pod.tasks.entries()) begin(task, at)
+  })
+  pod.onStop(() => {
+    stopped = true
+    for (const timer of timers) clearInterval(timer)
+  })
+}
