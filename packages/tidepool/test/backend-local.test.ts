@@ -106,7 +106,9 @@ test('a torn or damaged end of the journal loses only what nobody was told is du
   expect(await journals()).toEqual([])
 })
 
-test('kill -9 at any moment: every acknowledged write is there, and batches are whole', async () => {
+test('kill -9 at any moment: every acknowledged write is there, and batches are whole', {
+  timeout: 120_000,
+}, async () => {
   const writer = fileURLToPath(new URL('fixtures/journal-writer.ts', import.meta.url))
   let acknowledged = -1
   for (let round = 0; round < 4; round++) {
