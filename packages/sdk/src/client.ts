@@ -26,7 +26,7 @@ export interface TidebaseOptions {
    * answered this client is given up after 3,000.
    */
   retryForMs?: number
-  /** How long one try of a call may take, in milliseconds; 30,000 unless given. */
+  /** How long one try of a call may take, in milliseconds; 15,000 unless given. */
   timeoutMs?: number
 }
 
@@ -74,7 +74,7 @@ export class Tidebase {
       apiKey: options.apiKey ?? env('TIDEBASE_API_KEY'),
       fetch: options.fetch,
       retryForMs: options.retryForMs ?? 120_000,
-      timeoutMs: options.timeoutMs ?? 30_000,
+      timeoutMs: options.timeoutMs ?? 15_000,
     })
     this.#webhookSecret = options.webhookSecret ?? env('TIDEBASE_WEBHOOK_SECRET')
     const engine: Engine = {

@@ -78,7 +78,7 @@ test('a run that is not there', async () => {
 
 test('a restarted server: no event is lost, none comes twice, and the run goes on', async () => {
   const service = await restartable()
-  const { tide } = watched(service)
+  const { tide } = watched(service, { timeoutMs: 3_000 })
   const { id } = await tide.runs.create('restarted')
   const seqs: number[] = []
   const half = signalled()

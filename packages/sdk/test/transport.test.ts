@@ -15,7 +15,7 @@ describe.each([
   ['http', {}],
   ['fetch', { fetch: (url: string, init: RequestInit) => fetch(url, init) }],
 ])('over %s', (_, options) => {
-  const client = (url = server.url) => new Tidebase({ url, ...options })
+  const client = (url = server.url) => new Tidebase({ url, timeoutMs: 3_000, ...options })
 
   test('text of any script and size arrives as it was sent', async () => {
     const text = 'ü中😀\u2028"\\ '.repeat(100_000)

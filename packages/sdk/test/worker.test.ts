@@ -55,7 +55,7 @@ test('works off a queue, so many at a time, and learns of new work at once', asy
     await delay(50)
     const at = performance.now()
     await tide.runs.wait((await tide.enqueue('square', { queue: 'q', input: 1 })).run.id)
-    expect(performance.now() - at).toBeLessThan(1_000)
+    expect(performance.now() - at).toBeLessThan(3_000)
     // The claim that waits at the server would wait five seconds more; this work ends it.
     const stopped = stop()
     await tide.enqueue('square', { queue: 'q', input: 2 })
@@ -181,7 +181,7 @@ test('several workers share the work, each run once', async () => {
 
 test('an outage is waited out, also in the middle of a run', async () => {
   const service = await restartable()
-  const { tide } = watched(service)
+  const { tide } = watched(service, { timeoutMs: 3_000 })
   const errors: unknown[] = []
   const begun = signalled()
   tide.workflow('across', async (run) => {
