@@ -1,7 +1,7 @@
 // A run server: database, engine, HTTP, reconciler, outbox; started and stopped together.
 import { setMaxListeners } from 'node:events'
-import { createServer, type Server } from 'node:http'
-import { type AddressInfo, isIP } from 'node:net'
+import { createServer, type RequestListener, type Server } from 'node:http'
+import { type AddressInfo, isIP, type Socket } from 'node:net'
 import { getRequestListener } from '@hono/node-server'
 import { createApp } from './app.ts'
 import { Coalescers } from './coalesce.ts'
@@ -112,6 +112,13 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
     await prepare(db, options.autoMigrate ?? true, log)
 
     const http = createServer()
+    const silentSockets = watchSockets(http)
+    let serve: (listener: RequestListener) => void = () => {}
+    const ready = new Promise<RequestListener>((resolve) => {
+      serve = resolve
+    })
+    // A request that comes in before the parts below are put together waits for them.
+    http.on('request', (request, response) => void ready.then((listener) => listener(request, response)))
     await listen(http, host, port)
     closers.push(() => http.close())
     const address = `http://${isIP(host) === 6 ? `[${host}]` : host}:${(http.address() as AddressInfo).port}`
@@ -142,7 +149,7 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
       onError: (error, requestId) => log.error({ err: error, requestId }, 'a request failed'),
       stopping: stopping.signal,
     })
-    http.on('request', getRequestListener(app))
+    serve(getRequestListener(app))
 
     const background = reconciler
       ? [
@@ -157,7 +164,7 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
       async stop(graceMs = 7_000) {
         stopping.abort()
         live.close()
-        await drain(http, graceMs)
+        await drain(http, silentSockets, graceMs)
         await Promise.all(background.map((each) => each.close()))
         await wakeups.close()
         await closeAll()
@@ -227,9 +234,21 @@ function listen(http: Server, host: string, port: number): Promise<void> {
   })
 }
 
+/** Keeps the connections on which no request was ever completed: Node does not count them as idle. */
+function watchSockets(http: Server): Set<Socket> {
+  const silent = new Set<Socket>()
+  http.on('connection', (socket) => {
+    silent.add(socket)
+    socket.once('close', () => silent.delete(socket))
+  })
+  http.on('request', ({ socket }) => silent.delete(socket))
+  return silent
+}
+
 /** Stops accepting and waits until the requests under way are answered. */
-async function drain(http: Server, graceMs: number): Promise<void> {
+async function drain(http: Server, silent: Set<Socket>, graceMs: number): Promise<void> {
   const closed = new Promise<void>((resolve) => http.close(() => resolve()))
+  for (const socket of silent) socket.destroy()
   http.closeIdleConnections()
   const idle = setInterval(() => http.closeIdleConnections(), 50)
   const late = setTimeout(() => http.closeAllConnections(), graceMs)

@@ -166,3 +166,18 @@ test('half-sent requests and silent streams do not stop others', async () => {
   stop.abort()
   for (const socket of slow) socket.destroy()
 })
+
+test('stopping does not wait for connections that never asked anything', async () => {
+  const own = await startServer()
+  const { hostname, port } = new URL(own.url)
+  const silent = connect(Number(port), hostname)
+  await once(silent, 'connect')
+  const closed = once(silent, 'close')
+  silent.on('error', () => {})
+  let late = false
+  // Far beyond any grace: only a wait for the silent connection could take that long.
+  const stopped = own.stop(3_600_000)
+  await Promise.race([stopped, new Promise((resolve) => setTimeout(resolve, 20_000)).then(() => (late = true))])
+  expect(late).toBe(false)
+  await closed
+})

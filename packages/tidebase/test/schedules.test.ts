@@ -3,6 +3,9 @@ import { startServer } from '../../../test/server.ts'
 import { openDatabase } from '../src/db.ts'
 import { nextTime } from '../src/schedules.ts'
 
+/** Waits until the check passes; patient, because the machine may be busy. */
+const soon = <T>(check: () => T | Promise<T>, timeout = 10_000) => vi.waitFor(check, { timeout, interval: 50 })
+
 let server: Awaited<ReturnType<typeof startServer>>
 let second: Awaited<ReturnType<typeof startServer>>
 let db: ReturnType<typeof openDatabase>
@@ -139,7 +142,7 @@ describe('two servers', () => {
   test('a due fire enqueues exactly once, and the schedule moves on', async () => {
     await put('tick', { cron: '* * * * *', workflowName: 'w', input: { n: 1 }, queue: 'ticks', maxAttempts: 2 })
     await overdue('tick', 0)
-    await vi.waitFor(async () => expect(await runsOf('tick')).toHaveLength(1))
+    await soon(async () => expect(await runsOf('tick')).toHaveLength(1))
     const [run] = await runsOf('tick')
     expect(run).toMatchObject({ workflowName: 'w', input: { n: 1 }, queue: 'ticks', maxAttempts: 2, status: 'queued' })
     const fireTime = String(run?.metadata.fireTime)
@@ -152,7 +155,7 @@ describe('two servers', () => {
     // The same fire again, after its run has ended: both servers find that run and make no other.
     await server.ok('cancelRun', { params: { runId: run?.id ?? '' }, body: {} })
     await db.cold.query(`update tidebase.schedules set next_run_at = $1 where name = 'tick'`, [fireTime])
-    await vi.waitFor(async () => {
+    await soon(async () => {
       const [row] = await db.cold.query<{ moved: boolean }>(
         `select next_run_at > now() as moved from tidebase.schedules where name = 'tick'`,
       )
@@ -167,12 +170,12 @@ describe('two servers', () => {
     const yearly = { cron: '0 0 1 1 *', workflowName: 'old', queue: 'half' }
     await put('half', yearly)
     await overdue('half', 1)
-    await vi.waitFor(async () => expect(await runsOf('half')).toHaveLength(1))
+    await soon(async () => expect(await runsOf('half')).toHaveLength(1))
     const [run] = await runsOf('half')
     // As if the server had died between the run and the schedule.
     await put('half', { ...yearly, workflowName: 'new' })
     await db.cold.query(`update tidebase.schedules set next_run_at = $1 where name = 'half'`, [run?.metadata.fireTime])
-    await vi.waitFor(async () => {
+    await soon(async () => {
       const { schedules } = await server.ok('listSchedules')
       const { nextRunAt } = schedules.find(({ name }) => name === 'half') ?? {}
       expect(Date.parse(nextRunAt ?? '')).toBeGreaterThan(Date.now())
@@ -192,12 +195,12 @@ describe('two servers', () => {
       const [held] = await tx.query<{ next_run_at: Date }>(
         `select next_run_at from tidebase.schedules where name = 'swap' for update`,
       )
-      await vi.waitFor(async () => expect((await runsOf('swap')).length).toBeGreaterThan(0), { timeout: 5_000 })
+      await soon(async () => expect((await runsOf('swap')).length).toBeGreaterThan(0))
       await tx.query(`update tidebase.schedules set cron = '0 0 1 1 *', next_run_at = $1 where name = 'swap'`, [
         held?.next_run_at,
       ])
     })
-    await vi.waitFor(async () => {
+    await soon(async () => {
       const { schedules } = await server.ok('listSchedules')
       const { nextRunAt } = schedules.find(({ name }) => name === 'swap') ?? {}
       expect(nextRunAt).toMatch(/-01-01T00:00:00\.000Z$/)
@@ -208,7 +211,7 @@ describe('two servers', () => {
   test('after a downtime the latest missed time fires, once', async () => {
     await put('late', { cron: '*/5 * * * *', workflowName: 'w' })
     await overdue('late', 180)
-    await vi.waitFor(async () => expect((await runsOf('late')).length).toBeGreaterThan(0))
+    await soon(async () => expect((await runsOf('late')).length).toBeGreaterThan(0))
     const fires = (await runsOf('late')).map(({ metadata }) => Date.parse(String(metadata.fireTime)))
     expect(Math.min(...fires)).toBeGreaterThan(Date.now() - 10 * 60_000)
     expect(new Set(fires).size).toBe(fires.length)
@@ -220,7 +223,7 @@ describe('two servers', () => {
     await overdue('off', 1)
     await put('on', { cron: '* * * * *', workflowName: 'w' })
     await overdue('on', 1)
-    await vi.waitFor(async () => expect((await runsOf('on')).length).toBeGreaterThan(0))
+    await soon(async () => expect((await runsOf('on')).length).toBeGreaterThan(0))
     expect(await runsOf('off')).toHaveLength(0)
     await server.ok('deleteSchedule', { params: { name: 'on' } })
   })

@@ -4,6 +4,9 @@ import { startServer } from '../../../test/server.ts'
 import { openDatabase } from '../src/db.ts'
 import { receiver } from './receiver.ts'
 
+/** Waits until the check passes; patient, because the machine may be busy. */
+const soon = <T>(check: () => T | Promise<T>, timeout = 10_000) => vi.waitFor(check, { timeout, interval: 50 })
+
 const secret = 'whsec_test'
 let server: Awaited<ReturnType<typeof startServer>>
 let hooks: Awaited<ReturnType<typeof receiver>>
@@ -28,7 +31,7 @@ test('recover calls the run’s webhook, signed, and records the answer and even
   const run = await create({ recoveryWebhook: hooks.url('/recover') })
   const { recoveryAttempt } = await server.ok('recoverRun', { params: { runId: run.id }, body: { reason: 'by hand' } })
   expect(recoveryAttempt).toMatchObject({ runId: run.id, reason: 'by hand', status: 'pending' })
-  await vi.waitFor(() => expect(at('/recover')).toHaveLength(1))
+  await soon(() => expect(at('/recover')).toHaveLength(1))
   const [call] = at('/recover')
   expect(call?.body).toEqual({ type: 'run.resume', runId: run.id, workflowName: 'w', reason: 'by hand', attempt: 0 })
   const signature = createHmac('sha256', secret)
@@ -37,7 +40,7 @@ test('recover calls the run’s webhook, signed, and records the answer and even
   expect(call?.headers['x-tidebase-signature']).toBe(`sha256=${signature}`)
   expect(call?.headers['x-tidebase-delivery']).toBe(recoveryAttempt.id)
   expect(Math.abs(Number(call?.headers['x-tidebase-timestamp']) - Date.now() / 1000)).toBeLessThan(60)
-  await vi.waitFor(async () => {
+  await soon(async () => {
     const detail = await server.ok('getRun', { params: { runId: run.id } })
     expect(detail.recoveryAttempts).toMatchObject([
       { id: recoveryAttempt.id, status: 'delivered', httpStatus: 200, responseBody: 'status 200', tries: 1 },
@@ -63,14 +66,14 @@ test('a failed run calls its webhook with the reason run_failed', async () => {
   const run = await create({ recoveryWebhook: hooks.url('/failed') })
   await begin(run.id)
   await server.ok('failRun', { params: { runId: run.id }, body: { error: 'boom', leaseOwner: 'w1' } })
-  await vi.waitFor(() => expect(at('/failed')).toHaveLength(1))
+  await soon(() => expect(at('/failed')).toHaveLength(1))
   expect(at('/failed')[0]?.body).toMatchObject({ type: 'run.resume', runId: run.id, reason: 'run_failed', attempt: 1 })
 })
 
 test('an expired lease calls the webhook once per lease window, until somebody begins', async () => {
   const run = await create({ recoveryWebhook: hooks.url('/expired') })
   await begin(run.id)
-  await vi.waitFor(() => expect(at('/expired').length).toBeGreaterThanOrEqual(2), { timeout: 10_000 })
+  await soon(() => expect(at('/expired').length).toBeGreaterThanOrEqual(2))
   expect(at('/expired')[0]?.body).toMatchObject({ reason: 'lease_expired', runId: run.id })
   await begin(run.id, 'w2')
   await server.ok('completeRun', { params: { runId: run.id }, body: { leaseOwner: 'w2' } })
@@ -84,7 +87,7 @@ test('a target that fails is tried again later, and a redirect is not followed',
   for (const path of ['/broken', '/moved']) {
     const run = await create({ recoveryWebhook: hooks.url(path) })
     await server.ok('recoverRun', { params: { runId: run.id }, body: {} })
-    await vi.waitFor(async () => {
+    await soon(async () => {
       const { recoveryAttempts } = await server.ok('getRun', { params: { runId: run.id } })
       expect(recoveryAttempts).toMatchObject([
         { status: 'pending', tries: 1, httpStatus: path === '/moved' ? 302 : 500 },
@@ -103,7 +106,7 @@ test('channels get the events they asked for, signed with their own secret; gate
     ],
   })
   const { gate } = await server.ok('beginGate', { params: { runId: run.id }, body: { name: 'g', prompt: 'ok?' } })
-  await vi.waitFor(() => expect(at('/gates')).toHaveLength(1))
+  await soon(() => expect(at('/gates')).toHaveLength(1))
   const [call] = at('/gates')
   expect(call?.headers['x-tidebase-signature']).toBe(
     `sha256=${createHmac('sha256', 'chan')
@@ -120,7 +123,7 @@ test('channels get the events they asked for, signed with their own secret; gate
       resolveToken: gate.resolveToken,
     },
   })
-  await vi.waitFor(() =>
+  await soon(() =>
     expect(
       at('/all')
         .map(({ body }) => body.type)
@@ -139,7 +142,7 @@ test('channels get the events they asked for, signed with their own secret; gate
 test('a target that answers with the token it was sent does not get it recorded', async () => {
   const run = await create({ channels: [{ type: 'webhook', url: hooks.url('/echo'), events: ['gate.created'] }] })
   const { gate } = await server.ok('beginGate', { params: { runId: run.id }, body: { name: 'g', prompt: 'ok?' } })
-  await vi.waitFor(async () => {
+  await soon(async () => {
     const { channelDeliveries } = await server.ok('getRun', { params: { runId: run.id } })
     expect(channelDeliveries).toMatchObject([{ status: 'delivered', type: 'gate.created' }])
     expect(channelDeliveries[0]?.responseBody).toContain('"resolveToken":"[concealed]"')
@@ -157,7 +160,7 @@ test('a pushed queue counts what it asked for against its rate, also for those w
     body: { invokeUrl: hooks.url('/rated'), ratePerMinute: 3 },
   })
   for (let n = 0; n < 5; n++) await server.ok('enqueue', { params: { queue: 'rated' }, body: { workflowName: 'p' } })
-  await vi.waitFor(() => expect(at('/rated')).toHaveLength(3), { timeout: 5_000 })
+  await soon(() => expect(at('/rated')).toHaveLength(3))
   expect((await server.ok('claim', { body: { queues: ['rated'], limit: 10 } })).runs).toEqual([])
   expect(at('/rated')).toHaveLength(3)
 })
@@ -172,13 +175,13 @@ test('a pushed queue invokes its runs once within the horizon and within its cap
     const { run } = await server.ok('enqueue', { params: { queue: 'push' }, body: { workflowName: 'p' } })
     ids.push(run.id)
   }
-  await vi.waitFor(() => expect(at('/invoke')).toHaveLength(12), { timeout: 10_000 })
+  await soon(() => expect(at('/invoke')).toHaveLength(12))
   const first = String(at('/invoke')[0]?.body.runId)
   expect(at('/invoke')[0]?.body).toMatchObject({ type: 'run.invoke', reason: 'queue', workflowName: 'p' })
   expect((await server.ok('getRun', { params: { runId: first } })).run.status).toBe('queued')
   await begin(first, 'pushed')
   await server.ok('completeRun', { params: { runId: first }, body: { leaseOwner: 'pushed' } })
-  await vi.waitFor(() => expect(at('/invoke')).toHaveLength(13), { timeout: 10_000 })
+  await soon(() => expect(at('/invoke')).toHaveLength(13))
   const asked = at('/invoke').map(({ body }) => String(body.runId))
   expect(new Set(asked).size).toBe(13)
   expect(ids).toEqual(expect.arrayContaining(asked))
@@ -246,7 +249,7 @@ test('a delivery that a stopped server left is sent by the next one', async () =
   await idle.ok('recoverRun', { params: { runId: run.id }, body: {} })
   expect(at('/later')).toHaveLength(0)
   const next = await startServer({ databaseUrl: idle.databaseUrl, apiKey, allowPrivateWebhooks: true })
-  await vi.waitFor(() => expect(at('/later')).toHaveLength(1))
+  await soon(() => expect(at('/later')).toHaveLength(1))
   await next.stop()
   await idle.stop()
 })
