@@ -25,7 +25,7 @@ export async function benchQueue(
   url: string,
   { jobs, inFlight, batch, pickUps }: { jobs: number; inFlight: number; batch: number; pickUps: number },
 ): Promise<QueueResult> {
-  const client = connect(url, 256)
+  const client = connect(url)
   const queue = `bench-${Date.now()}`
   const job = (n: number) => client.post(`/queues/${queue}/enqueue`, { workflowName: 'bench', input: { n } })
   await repeat(64, inFlight, job)
@@ -58,7 +58,7 @@ export async function benchQueue(
     ms.push(performance.now() - sent)
     for (const { id } of runs) await client.post(`/runs/${id}/complete`, { leaseOwner: 'idle' })
   }
-  await client.close()
+  client.close()
   return {
     system: `tidebase, ${inFlight} in flight`,
     enqueuePerSecond: Math.round(jobs / enqueuing),

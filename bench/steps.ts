@@ -26,11 +26,11 @@ export async function benchSteps(
   url: string,
   { mode, concurrent, steps, runs }: { mode: Mode; concurrent: number; steps: number; runs: number },
 ): Promise<StepsResult> {
-  const client = connect(url, concurrent)
+  const client = connect(url)
   const ms: number[] = []
   await repeat(Math.min(runs, concurrent), concurrent, () => execute(client, mode, steps, []))
   const seconds = await repeat(runs, concurrent, () => execute(client, mode, steps, ms))
-  await client.close()
+  client.close()
   return {
     system: `tidebase, ${mode}`,
     concurrent,

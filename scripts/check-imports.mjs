@@ -16,7 +16,7 @@ const allowed = {
 }
 /** Packages that only one file may import, with the reason. */
 const soleImporter = {
-  postgres: ['packages/tidebase/src/db.ts', 'one place owns connections and maps database errors'],
+  pg: ['packages/tidebase/src/db.ts', 'one place owns connections and maps database errors'],
 }
 const ours = /^(@tidebase\/[\w-]+|tidebase|tidepool|@tidepool\/[\w-]+)(\/|$)/
 

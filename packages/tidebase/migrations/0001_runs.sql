@@ -1,6 +1,6 @@
 -- The run server's tables. Everything lives in the schema `tidebase`, so that it can share a database with an application.
 --
--- Every row belongs to a project, and every key starts with it. Ids are 16 bytes; the wire's prefix is added outside.
+-- Every row belongs to a project, and every key names it. Ids are 16 bytes; the wire's prefix is added outside.
 -- There are no foreign keys on the hot tables: a write holds its run's row lock, and retention deletes a run's
 -- rows together. `runs.event_seq` numbers the run's events; every statement that appends some holds the row lock.
 -- User JSON is `json`, not `jsonb`: it is stored as it came and never searched.
@@ -71,11 +71,10 @@ create table tidebase.runs (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   completed_at timestamptz,
-  primary key (project, id)
+  -- By id first: see `runIs` in events.ts.
+  primary key (id, project)
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 
--- No index but the primary key holds `id`: on a small or freshly made table the planner would take any of them for a
--- look-up by id and scan it whole.
 -- Lists: newest first, by keyset (created_at, id); equal times are sorted by id as they are read.
 create index runs_by_time on tidebase.runs (project, created_at);
 create index runs_by_workflow on tidebase.runs (project, workflow_name, created_at);

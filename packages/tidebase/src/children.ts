@@ -4,7 +4,7 @@ import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
 import { statement } from './coalesce.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
-import { appendEvents, lockRuns } from './events.ts'
+import { appendEvents, leftJoinRow, lockRuns, runIs } from './events.ts'
 import { derivedId, wireId, wireIdSql } from './ids.ts'
 import { insertRuns, newRun, newRunColumns, type RunRow, readRun, refuse, toRun } from './runs.ts'
 
@@ -55,8 +55,8 @@ const births = statement<ChildCall, RunRow & { edge_created_at: Date }>(
       else 'created' end as action
     from calls c
     left join locked l on l.project = c.project and l.id = c.run
-    left join tidebase.edges e on e.project = c.project and e.parent_run_id = c.run and e.id = c.edge_id
-    left join tidebase.runs r on r.project = c.project and r.id = c.id
+    ${leftJoinRow('edges', 'e', 't.project = c.project and t.parent_run_id = c.run and t.id = c.edge_id')}
+    ${leftJoinRow('runs', 'r', runIs('t', 'c.project', 'c.id'))}
   ), numbered as materialized (
     select *, event_seq + row_number() over (partition by project, run order by i)::integer as seq
     from decided where action = 'created'

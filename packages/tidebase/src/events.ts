@@ -10,6 +10,21 @@ import type { Queryable } from './db.ts'
 import { wireId } from './ids.ts'
 
 /**
+ * SQL: whether row `r` of tidebase.runs is the run with this id. Only the primary key can answer that: with `=` the
+ * planner, on a table that is young and small, also takes an index that begins with `project` and reads it whole,
+ * and a prepared plan stays what it was when the table has grown.
+ */
+export const runIs = (r: string, project: string, id: string) =>
+  `${r}.id = ${id} and ${r}.project is not distinct from ${project}`
+
+/**
+ * SQL: what `left join`s the row of a run-owned table, by its primary key. Lateral and with `offset 0`, so that no plan
+ * can read the table whole and hash it, however small it is when the plan is made.
+ */
+export const leftJoinRow = (table: string, as: string, condition: string) =>
+  `left join lateral (select * from tidebase.${table} t where ${condition} offset 0) ${as} on true`
+
+/**
  * SQL: locks the runs that `calls` name, in id order. `fresh` is false when another transaction changed the run
  * between this statement's snapshot and the lock: what else the statement read of it may be old, so it must do nothing.
  * `tid` addresses the locked row for the update, without another look-up.
@@ -21,10 +36,10 @@ export const lockRuns = `locked as materialized (
     select r.ctid as tid, r.xmin as version, r.project, r.id, r.workflow_name, r.status, r.lease_owner,
       r.lease_expires_at, r.last_owner, r.claimed, r.attempt, r.max_attempts, r.queue, r.event_seq,
       r.has_channels, r.recovery_webhook, r.orphaned_at
-    from tidebase.runs r where r.project = k.project and r.id = k.run for no key update
+    from tidebase.runs r where ${runIs('r', 'k.project', 'k.run')} for no key update
   ) l
   cross join lateral (
-    select r.xmin as version from tidebase.runs r where r.project = k.project and r.id = k.run offset 0
+    select r.xmin as version from tidebase.runs r where ${runIs('r', 'k.project', 'k.run')} offset 0
   ) s
 )`
 

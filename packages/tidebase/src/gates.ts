@@ -11,7 +11,7 @@ import { statement } from './coalesce.ts'
 import type { Queryable } from './db.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
-import { appendEvents, lockRuns } from './events.ts'
+import { appendEvents, leftJoinRow, lockRuns } from './events.ts'
 import { derivedId, parseId, wireId, wireIdSql } from './ids.ts'
 import { type Run, readRun, refuse } from './runs.ts'
 import { waitFor } from './wait.ts'
@@ -115,7 +115,7 @@ const begins = statement<
       else 'begun' end as action
     from calls c
     left join locked l on l.project = c.project and l.id = c.run
-    left join tidebase.gates g on g.project = c.project and g.run_id = c.run and g.id = c.id
+    ${leftJoinRow('gates', 'g', 't.project = c.project and t.run_id = c.run and t.id = c.id')}
   ), numbered as materialized (
     select *, event_seq + row_number() over (partition by project, run order by i)::integer as seq
     from decided where action = 'begun'
@@ -237,7 +237,7 @@ const resolutions = statement<
       else 'resolved' end as action
     from calls c
     left join locked l on l.project = c.project and l.id = c.run
-    left join tidebase.gates g on g.project = c.project and g.run_id = c.run and g.id = c.id
+    ${leftJoinRow('gates', 'g', 't.project = c.project and t.run_id = c.run and t.id = c.id')}
   ), numbered as materialized (
     select *, event_seq + row_number() over (partition by project, run order by i)::integer as seq
     from decided where action = 'resolved'

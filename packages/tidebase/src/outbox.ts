@@ -257,7 +257,7 @@ const outcomes = statement<
   ), recorded as materialized (
     update tidebase.deliveries d set status = c.status, http_status = c.http_status, response_body = c.response_body,
       error_text = c.error_text, next_try_at = now() + c.again_s * interval '1 second', updated_at = now()
-    from decided c where d.project = c.project and d.run_id = c.run_of and d.id = c.id and c.action <> 'again'
+    from decided c where d.project = c.project and d.run_id = c.run_of and d.id = c.id and c.action = 'recorded'
       and d.status = 'pending' and d.tries = c.tries
     returning c.i
   ), numbered as materialized (

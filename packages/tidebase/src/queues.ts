@@ -94,7 +94,7 @@ const claims = statement<
       lease_expires_at = now() + s.lease_ms * interval '1 ms', attempt = r.attempt + 1, claimed = true,
       orphaned_at = null, event_seq = r.event_seq + 1, updated_at = now()
     from chosen c join slots s on c.n > s.after and c.n <= s.upto
-    where r.ctid = c.tid and r.status = 'queued'
+    where r.ctid = c.tid
     returning s.i as call, r.*
   ), counted as (
     update tidebase.queues q set updated_at = now() from capped c

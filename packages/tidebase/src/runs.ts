@@ -9,7 +9,7 @@ import { statement } from './coalesce.ts'
 import type { Queryable } from './db.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
-import { appendEvents, lockRuns } from './events.ts'
+import { appendEvents, lockRuns, runIs } from './events.ts'
 import { newId, parseId, wireId } from './ids.ts'
 import { checkWebhookTarget } from './target.ts'
 
@@ -101,7 +101,7 @@ const printable = (text: string) => JSON.stringify(text.slice(0, 60))
 /** Reads one run of the caller's project. @throws ApiError `run_not_found`, also for a run the caller may not see */
 export async function readRun(db: Queryable, caller: Caller, run: string): Promise<RunRow> {
   const rows = await db.query<RunRow>(
-    { name: 'runs.read', text: 'select * from tidebase.runs where project = $1 and id = $2' },
+    { name: 'runs.read', text: `select * from tidebase.runs r where ${runIs('r', '$1::integer', '$2')}` },
     [caller.project, run],
   )
   const row = rows[0]
@@ -194,7 +194,7 @@ const createRuns = statement<NewRunCall, RunRow>(
     select c.i as call, case when r.id = c.id then 'repeated' else 'deduplicated' end as did, r.*
     from calls c
     cross join lateral (
-      select r.* from tidebase.runs r where r.project = c.project and r.id = c.id
+      select r.* from tidebase.runs r where ${runIs('r', 'c.project', 'c.id')}
       union all
       select r.* from tidebase.runs r where r.project = c.project and r.queue = c.queue
         and r.dedupe_key = c.dedupe_key and r.status in ('queued', 'running', 'waiting')
@@ -298,7 +298,7 @@ const cancellations = statement<
   ), closed as (
     -- Nobody decides the gates of a cancelled run, the clock neither.
     update tidebase.gates g set timeout_at = null from cancelled c
-    where g.project = c.project and g.run_id = c.id and g.status = 'pending' and g.timeout_at is not null
+    where g.project = c.project and g.run_id = c.id and g.resolved_at is null and g.timeout_at is not null
   ), counted as (
     insert into tidebase.queue_counts (project, queue, status, runs)
     select project, queue, 'cancelled', count(*) from cancelled where queue is not null group by project, queue

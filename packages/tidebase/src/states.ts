@@ -5,7 +5,7 @@ import { statement } from './coalesce.ts'
 import type { Queryable } from './db.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
-import { appendEvents, lockRuns } from './events.ts'
+import { appendEvents, leftJoinRow, lockRuns } from './events.ts'
 import { newId, wireId, wireIdSql } from './ids.ts'
 import { refuse } from './runs.ts'
 
@@ -143,7 +143,7 @@ const writes = statement<WriteCall, VersionRow>(
       else 'written' end as action
     from calls c
     left join locked l on l.project = c.project and l.id = c.run
-    left join tidebase.state_streams s on s.project = c.project and s.run_id = c.run and s.name = c.stream
+    ${leftJoinRow('state_streams', 's', 't.project = c.project and t.run_id = c.run and t.name = c.stream')}
   ), numbered as materialized (
     select *, event_seq + row_number() over (partition by project, run order by i)::integer as seq
     from decided where action = 'written'

@@ -19,7 +19,7 @@ import { statement } from './coalesce.ts'
 import type { Queryable } from './db.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
-import { appendEvents, lockRuns } from './events.ts'
+import { appendEvents, leftJoinRow, lockRuns } from './events.ts'
 import { derivedId, newId, parseId, wireId, wireIdSql } from './ids.ts'
 
 type Step = ReplyOf<Routes['completeStep']>['step']
@@ -146,7 +146,7 @@ const begins = statement<StartCall & { lease_ms: number }, StepRow>(
       else 'execute' end as action
     from calls c
     left join locked l on l.project = c.project and l.id = c.run
-    left join tidebase.steps s on s.project = c.project and s.run_id = c.run and s.id = c.id
+    ${leftJoinRow('steps', 's', 't.project = c.project and t.run_id = c.run and t.id = c.id')}
   ), numbered as materialized (
     select *, event_seq + row_number() over (partition by project, run order by i)::integer as seq
     from decided where action = 'execute'
@@ -239,7 +239,7 @@ const records = statement<
       else 'recorded' end as action
     from calls c
     left join locked l on l.project = c.project and l.id = c.run
-    left join tidebase.steps s on s.project = c.project and s.run_id = c.run and s.id = c.id
+    ${leftJoinRow('steps', 's', 't.project = c.project and t.run_id = c.run and t.id = c.id')}
   ), numbered as materialized (
     -- A step that was begun by a note of its own has had its first event.
     select *, event_seq + sum(case when known = 'running' then 1 else 2 end)
@@ -310,7 +310,7 @@ const completions = statement<StepCall & { owner: string; output?: unknown }, St
       else 'completed' end as action
     from calls c
     left join locked l on l.project = c.project and l.id = c.run
-    left join tidebase.steps s on s.project = c.project and s.run_id = c.run and s.id = c.id
+    ${leftJoinRow('steps', 's', 't.project = c.project and t.run_id = c.run and t.id = c.id')}
   ), numbered as materialized (
     select *, event_seq + row_number() over (partition by project, run order by i)::integer as seq
     from decided where action = 'completed'
@@ -384,7 +384,7 @@ const failures = statement<
       else 'failed' end as action
     from calls c
     left join locked l on l.project = c.project and l.id = c.run
-    left join tidebase.steps s on s.project = c.project and s.run_id = c.run and s.id = c.id
+    ${leftJoinRow('steps', 's', 't.project = c.project and t.run_id = c.run and t.id = c.id')}
   ), numbered as materialized (
     select *, event_seq + row_number() over (partition by project, run order by i)::integer as seq
     from decided where action = 'failed'

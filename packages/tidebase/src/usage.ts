@@ -4,7 +4,7 @@ import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
 import { statement } from './coalesce.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
-import { appendEvents, lockRuns } from './events.ts'
+import { appendEvents, leftJoinRow, lockRuns } from './events.ts'
 import { newId, parseId, wireId, wireIdSql } from './ids.ts'
 
 type Usage = ReplyOf<Routes['recordUsage']>['usage']
@@ -78,7 +78,7 @@ const records = statement<{ project: number; run: string; id: string } & Record<
       else 'recorded' end as action
     from calls c
     left join locked l on l.project = c.project and l.id = c.run
-    left join tidebase.usage u on u.project = c.project and u.run_id = c.run and u.id = c.id
+    ${leftJoinRow('usage', 'u', 't.project = c.project and t.run_id = c.run and t.id = c.id')}
   ), numbered as materialized (
     select *, event_seq + row_number() over (partition by project, run order by i)::integer as seq
     from decided where action = 'recorded'
