@@ -294,6 +294,8 @@ create table tidebase.deliveries (
   channel_id uuid,
   payload json,
   url text not null,
+  -- Host and port as the URL spells them: what calls are limited by.
+  target text not null generated always as (split_part(url, '/', 3)) stored,
   status text not null default 'pending' check (status in ('pending', 'delivered', 'failed')),
   tries integer not null default 0,
   next_try_at timestamptz not null default now(),
@@ -305,4 +307,4 @@ create table tidebase.deliveries (
   primary key (project, run_id, id)
 );
 create index deliveries_invoked on tidebase.deliveries (project, created_at) where kind = 'invoke';
-create index deliveries_due on tidebase.deliveries (next_try_at) where status = 'pending';
+create index deliveries_due on tidebase.deliveries (target, next_try_at) where status = 'pending';

@@ -1,8 +1,9 @@
 import { type RouteName, routes, type Scope } from '@tidebase/wire'
-import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 import { client, startServer } from '../../../test/server.ts'
 import { openDatabase } from '../src/db.ts'
 import { createKey, listKeys, revokeKey } from '../src/keys.ts'
+import { receiver } from './receiver.ts'
 
 const root = 'root-key-of-this-test'
 let server: Awaited<ReturnType<typeof startServer>>
@@ -150,4 +151,26 @@ test('the event stream takes the key as a parameter, other routes do not', async
   expect(stream.status).toBe(200)
   await stream.body?.cancel()
   expect((await fetch(`${server.url}/runs/${run.id}?token=${root}`)).status).toBe(401)
+})
+
+test('channels of a run that a worker or enqueue key made are told of gates, but not how to open them', async () => {
+  const inbox = await receiver(() => 200)
+  onTestFinished(inbox.close)
+  const local = await startServer({ apiKey: root, databaseUrl: server.databaseUrl, allowPrivateWebhooks: true })
+  onTestFinished(() => local.stop())
+  const as = async (path: string, secret: string) => {
+    const api = client(local.url, secret)
+    const channels = [{ type: 'webhook', url: inbox.url(path) }]
+    const { run } = await api.ok('createRun', { params: { workflowName: 'w' }, body: { channels } })
+    await local.ok('beginGate', { params: { runId: run.id }, body: { name: 'g', prompt: '?' } })
+    await vi.waitFor(() => expect(inbox.at(path).map(({ body }) => body.type)).toContain('gate.created'), 10_000)
+    return inbox.at(path).find(({ body }) => body.type === 'gate.created')?.body.payload
+  }
+  expect(await as('/admin', root)).toMatchObject({ resolveToken: expect.any(String), resolveUrl: expect.any(String) })
+  expect(await as('/admin-key', (await key('admin')).secret)).toHaveProperty('resolveToken')
+  for (const scope of ['worker', 'enqueue'] as const) {
+    const payload = await as(`/${scope}`, (await key(scope)).secret)
+    expect(payload).toMatchObject({ name: 'g', resolveUrl: expect.any(String) })
+    expect(payload).not.toHaveProperty('resolveToken')
+  }
 })
