@@ -9,7 +9,9 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 
 /** Every program: the package it belongs to and its entry files, relative to that package. */
 const programs = {
-  tidebase: ['src/main.ts'],
+  wire: ['src/index.ts', 'src/contract.ts'],
+  sdk: ['src/index.ts'],
+  tidebase: ['src/main.ts', 'src/index.ts'],
   tidepool: ['src/tp.ts', 'src/run.ts', 'cli/main.ts'],
 }
 

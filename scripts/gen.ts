@@ -1,12 +1,14 @@
-// Writes the files that are generated from the contract. With --check it writes nothing and fails when one is stale.
+// Writes the files that are generated: from the contract, and from the migrations. With --check it writes nothing and fails when one is stale.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { errorCodes, openApiDocument, routes } from '@tidebase/wire'
+import { schemaSql } from './schema.ts'
 
 const root = new URL('..', import.meta.url)
-const files: Record<string, () => string> = {
+const files: Record<string, () => string | Promise<string>> = {
   'packages/wire/openapi.json': () => `${JSON.stringify(openApiDocument(routes), null, 2)}\n`,
   'docs/errors.md': errorsPage,
+  'packages/tidebase/schema.sql': schemaSql,
 }
 
 function errorsPage(): string {
@@ -27,18 +29,19 @@ function errorsPage(): string {
 }
 
 const check = process.argv.includes('--check')
-const stale = Object.entries(files).filter(([path, make]) => {
+const stale: string[] = []
+for (const [path, make] of Object.entries(files)) {
   const file = fileURLToPath(new URL(path, root))
-  const text = make()
+  const text = await make()
   let current = ''
   try {
     current = readFileSync(file, 'utf8')
   } catch {
     // Not there yet: stale.
   }
-  if (current === text) return false
+  if (current === text) continue
   if (!check) writeFileSync(file, text)
-  return true
-})
-for (const [path] of stale) console.log(check ? `${path} is stale: run npm run gen and commit it` : `wrote ${path}`)
+  stale.push(path)
+}
+for (const path of stale) console.log(check ? `${path} is stale: run npm run gen and commit it` : `wrote ${path}`)
 process.exit(check && stale.length ? 1 : 0)

@@ -2,6 +2,7 @@
 import { resolve } from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { pino } from 'pino'
+import packageJson from '../package.json' with { type: 'json' }
 import { openDatabase } from './db.ts'
 import { EmbeddedError, startEmbedded } from './embedded.ts'
 import { ApiError } from './errors.ts'
@@ -16,6 +17,7 @@ const graceMs = 9_500
 export async function main(argv: string[]): Promise<void> {
   const program = new Command('tidebase')
     .description('Durable run server for AI agents, on your own Postgres.')
+    .version(packageJson.version)
     .showHelpAfterError('(tidebase --help shows the commands)')
   const data = new Option('--data <dir>', 'folder of the embedded database (default: ./.tidebase)')
   const json = new Option('--json', 'one JSON document on standard output')
