@@ -43,7 +43,7 @@ const levels = `with recursive levels as (
 // All calls of a batch name the same project and queues; what is picked is dealt out to them in order.
 const claims = statement<
   { project: number; queues: string[]; owner: string; lease_ms: number; max: number },
-  RunRow & { next_run_at: Date | null; capped: boolean }
+  RunRow & { next_in_ms: number | null; capped: boolean }
 >(
   'queues.claim',
   ['project integer', 'queues json', 'owner text', 'lease_ms double precision', 'max integer'],
@@ -119,7 +119,7 @@ const claims = statement<
     ) u
   )
   select s.i, case when exists (select from stale) then 'again' else 'claimed' end as action,
-    case when k.id is null then (select at from upcoming) end as next_run_at,
+    case when k.id is null then (select extract(epoch from at - now()) * 1000 from upcoming) end as next_in_ms,
     exists (select from capped) as capped, k.*
   from slots s left join claimed k on k.call = s.i`,
 )
@@ -160,7 +160,7 @@ export async function claim(
     waitMs: body.waitMs ?? 0,
     signals,
     // A delayed run is claimed when it is due, not at the next look.
-    soonerMs: (rows) => (rows[0]?.next_run_at ? rows[0].next_run_at.getTime() - Date.now() + 1 : slowPollMs),
+    soonerMs: (rows) => (rows[0]?.next_in_ms == null ? slowPollMs : rows[0].next_in_ms + 1),
   })
   const claimed = rows.filter((row) => row.id != null).sort((a, b) => b.priority - a.priority || runAt(a) - runAt(b))
   for (const row of claimed) engine.wakeups.run(project, row.id.replaceAll('-', ''))

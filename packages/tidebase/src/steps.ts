@@ -7,6 +7,7 @@
 // A step's id is derived from its run and name, so "exactly one begin may execute" is the primary key together with
 // the run's row lock. `begin` and `complete` are fenced by the step's lease; `record`, which does both at once for
 // steps that are safe to replay, by the run's.
+// Longer than other files: its four statements share their rows, their guards and their replies.
 import {
   type BodyOf,
   type ContractOptions,

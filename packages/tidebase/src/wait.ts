@@ -29,7 +29,7 @@ export async function waitFor<T>({
   soonerMs?: (seen: T) => number
 }): Promise<T> {
   if (waitMs <= 0) return look()
-  const deadline = Date.now() + waitMs
+  const deadline = performance.now() + waitMs
   let woken = false
   let wake: (() => void) | undefined
   // Subscribed before the first look: what happens in between is not missed.
@@ -41,7 +41,7 @@ export async function waitFor<T>({
     for (;;) {
       woken = false
       const seen = await look()
-      const left = deadline - Date.now()
+      const left = deadline - performance.now()
       if (enough(seen) || left <= 0 || signals.some(({ aborted }) => aborted)) return seen
       if (woken) continue
       await new Promise<void>((resolve) => {

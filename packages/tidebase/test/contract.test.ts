@@ -1,5 +1,6 @@
 import { type ReplyOf, type Routes, routes } from '@tidebase/wire'
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { startServer } from '../../../test/server.ts'
 import committed from '../../wire/openapi.json' with { type: 'json' }
 
@@ -643,6 +644,23 @@ describe('queues', () => {
     expect((await claim(['rate'], { limit: 2 })).runs).toHaveLength(2)
     expect((await claim(['rate'])).runs).toHaveLength(1)
     expect((await claim(['rate'])).runs).toHaveLength(0)
+  })
+
+  test('a claim that waits for a delayed job sleeps until then, also where the server’s clock is an hour off', async () => {
+    const query = vi.spyOn(pg.Client.prototype, 'query')
+    onTestFinished(() => query.mockRestore())
+    const now = Date.now
+    for (const hours of [1, -1]) {
+      const clock = vi.spyOn(Date, 'now').mockImplementation(() => now() + hours * 3_600_000)
+      onTestFinished(() => clock.mockRestore())
+      const { run } = await enqueue(`skewed${hours}`, { delayMs: 500 })
+      query.mockClear()
+      const { runs } = await claim([`skewed${hours}`], { waitMs: 20_000 })
+      expect(runs.map(({ id }) => id)).toEqual([run.id])
+      const looks = query.mock.calls.filter(([given]) => (given as { name?: string }).name === 'queues.claim')
+      expect(looks.length).toBeLessThanOrEqual(4)
+      clock.mockRestore()
+    }
   })
 
   test('a waiting claim gets a job that is enqueued, one that becomes due, and one that a freed cap lets through', async () => {
