@@ -9,13 +9,13 @@ import { fileURLToPath } from 'node:url'
 import { TpError } from '../src/errors.ts'
 import type { Output } from './output.ts'
 
-/** Where the templates lie, seen from dist/. */
+/** Where the templates lie, seen from dist/; `_common` is in all of them. */
 const templates = fileURLToPath(new URL('../templates', import.meta.url))
 
 /** Names of the templates. */
 export async function templateNames(): Promise<string[]> {
   return (await readdir(templates, { withFileTypes: true }))
-    .filter((each) => each.isDirectory())
+    .filter((each) => each.isDirectory() && !each.name.startsWith('_'))
     .map((each) => each.name)
 }
 
@@ -32,6 +32,7 @@ export async function init(name: string, options: { template?: string }, output:
   const content = existsSync(dir) ? (await readdir(dir)).filter((each) => each !== '.git') : []
   if (content.length > 0) throw new TpError('folder_exists', `${dir} is not empty`)
   await mkdir(dir, { recursive: true })
+  await cp(join(templates, '_common'), dir, { recursive: true })
   await cp(join(templates, template), dir, { recursive: true })
   // A file of that name in a package would change what is published of it.
   if (existsSync(join(dir, 'gitignore'))) await rename(join(dir, 'gitignore'), join(dir, '.gitignore'))

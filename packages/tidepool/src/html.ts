@@ -16,6 +16,11 @@ export class Html {
     return this.#text
   }
 
+  /** What `+` takes, templates included. */
+  valueOf(): string {
+    return this.#text
+  }
+
   /** In JSON and in `tp.db` it is its text. */
   toJSON(): string {
     return this.#text

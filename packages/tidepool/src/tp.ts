@@ -158,6 +158,11 @@ export interface Tp {
   background(task: () => unknown): void
   background(options: BackgroundOptions, task: () => unknown): void
   /**
+   * The full address of a path, for mails, feeds and webhooks: from the configured origin, never from a request.
+   * @example tp.url('/post/hello')
+   */
+  url(path: string): string
+  /**
    * Sends the browser somewhere else; status 303 unless given.
    * @example return tp.redirect('/thanks')
    */
@@ -237,6 +242,7 @@ export function createTp(pod: Pod): Tp {
       const [options, task] = rest.length === 1 ? [{}, rest[0]] : rest
       addBackground(pod, options, task)
     },
+    url: (path) => pod.url(path),
     redirect,
     reply,
   }
