@@ -16,20 +16,32 @@ export function parsePort(text: string): number {
   return port
 }
 
+/** What a command that runs the dev server says besides where it is. */
+export interface Announcement {
+  document: (url: string) => object
+  text: (url: string) => string
+}
+
 /**
  * Runs the dev server; resolves when it has stopped after SIGINT or SIGTERM.
  * @throws TpError `no_main`, `locked`, `port_taken`
  */
-export async function dev(dir: string, options: { port: string; host?: string }, output: Output): Promise<void> {
+export async function dev(
+  dir: string,
+  options: { port: string; host?: string },
+  output: Output,
+  more?: Announcement,
+): Promise<void> {
   let announced = false
   const say = (event: DevEvent) => {
     if (event.type === 'error') process.stderr.write(`${errorText(event.error, event.place)}\n`)
     else if (event.restart) process.stderr.write(`${pc.green('↻')} restarted in ${event.ms} ms\n`)
     if (announced || !server) return
     announced = true
-    const document = { url: server.url, pid: process.pid, dev: `${server.url}/_dev`, mail: `${server.url}/_dev/mail` }
-    const text = `\n  ${pc.bold('Tidepool')} runs at ${pc.cyan(server.url)}\n  Routes, mail, errors: ${server.url}/_dev\n  Stop with Ctrl+C.\n`
-    output.result(document, text)
+    const { url } = server
+    const document = { url, pid: process.pid, dev: `${url}/_dev`, mail: `${url}/_dev/mail`, ...more?.document(url) }
+    const text = `\n  ${pc.bold('Tidepool')} runs at ${pc.cyan(url)}\n  Routes, mail, errors: ${url}/_dev\n  Stop with Ctrl+C.\n`
+    output.result(document, more ? `${text}\n${more.text(url)}` : text)
   }
   const server = await startDevServer({ dir, port: parsePort(options.port), host: options.host, say })
   await new Promise<void>((stop) => {

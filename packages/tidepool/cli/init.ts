@@ -20,13 +20,12 @@ export async function templateNames(): Promise<string[]> {
 }
 
 /**
- * Makes a pod in the folder `name`.
- * @throws TpError `usage` for an unknown template, `folder_exists`
+ * Makes a pod in a folder.
+ * @param dir absolute
+ * @throws TpError `usage` for an unknown template, `folder_exists` unless the folder is empty or missing
  */
-export async function init(name: string, options: { template?: string }, output: Output): Promise<void> {
-  const dir = resolve(name)
+export async function makePod(dir: string, template: string): Promise<void> {
   const names = await templateNames()
-  const template = options.template ?? 'hello'
   if (!names.includes(template))
     throw new TpError('usage', `There is no template "${template}"`, { hint: `Use one of ${names.join(', ')}.` })
   const content = existsSync(dir) ? (await readdir(dir)).filter((each) => each !== '.git') : []
@@ -35,7 +34,7 @@ export async function init(name: string, options: { template?: string }, output:
   await cp(join(templates, '_common'), dir, { recursive: true })
   await cp(join(templates, template), dir, { recursive: true })
   // A file of that name in a package would change what is published of it.
-  if (existsSync(join(dir, 'gitignore'))) await rename(join(dir, 'gitignore'), join(dir, '.gitignore'))
+  await rename(join(dir, 'gitignore'), join(dir, '.gitignore'))
   const manifest = {
     name: basename(dir)
       .toLowerCase()
@@ -44,6 +43,16 @@ export async function init(name: string, options: { template?: string }, output:
     type: 'module',
   }
   await writeFile(join(dir, 'package.json'), `${JSON.stringify(manifest, null, 2)}\n`)
+}
+
+/**
+ * Makes a pod in the folder `name` and says what to do next.
+ * @throws TpError `usage` for an unknown template, `folder_exists`
+ */
+export async function init(name: string, options: { template?: string }, output: Output): Promise<void> {
+  const dir = resolve(name)
+  const template = options.template ?? 'hello'
+  await makePod(dir, template)
   const next = [`cd ${name}`, 'tidepool dev']
   output.result(
     { dir, template, files: (await readdir(dir)).sort(), next },

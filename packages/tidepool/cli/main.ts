@@ -9,6 +9,7 @@ import { TpError } from '../src/errors.ts'
 import { dev } from './dev.ts'
 import { init } from './init.ts'
 import { createOutput, printError } from './output.ts'
+import { quickstart } from './quickstart.ts'
 
 function createProgram(): Command {
   const program = new Command('tidepool')
@@ -24,6 +25,7 @@ function createProgram(): Command {
       'after',
       `
 Start here:
+  tidepool quickstart                                   a membership blog, made and running
   tidepool init my-app && cd my-app && tidepool dev     a new app at http://localhost:8000
 `,
     )
@@ -31,7 +33,7 @@ Start here:
     .command('init')
     .description('make a new app in a folder')
     .argument('[name]', 'the folder', 'my-app')
-    .option('--template <name>', 'what to start from')
+    .option('--template <name>', 'hello, blog, saas, paywall or chat', 'hello')
     .addHelpText('after', '\nExample:\n  tidepool init my-blog --template blog\n')
     .action((name: string, options: { template?: string }) => init(name, options, output()))
   program
@@ -45,6 +47,13 @@ Start here:
       '\nExample:\n  tidepool dev --port 3000\n\nRoutes, users, mail and errors are shown at /_dev.\n',
     )
     .action((dir: string, options: { port: string; host: string }) => dev(dir, options, output()))
+  program
+    .command('quickstart')
+    .description('make a membership blog and run it')
+    .argument('[name]', 'the folder', 'my-blog')
+    .option('--port <n>', 'the port (default: 8000, or the next free one)')
+    .addHelpText('after', '\nExample:\n  tidepool quickstart\n\nStarted again, it runs what is there.\n')
+    .action((name: string, options: { port?: string }) => quickstart(name, options, output()))
   return program
 }
 
