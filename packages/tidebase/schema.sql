@@ -223,6 +223,19 @@ create table tidebase.servers (
   PRIMARY KEY (id)
 );
 
+create table tidebase.signals (
+  project integer not null,
+  run_id uuid not null,
+  id uuid not null,
+  name text not null,
+  payload json,
+  "position" integer not null,
+  wait_id uuid,
+  created_at timestamp with time zone default now() not null,
+  PRIMARY KEY (project, run_id, id)
+);
+create index signals_unread ON tidebase.signals USING btree (run_id, name, "position") WHERE (wait_id IS NULL);
+
 create table tidebase.state_streams (
   project integer not null,
   run_id uuid not null,
@@ -270,6 +283,7 @@ create table tidebase.steps (
   status text not null,
   output json,
   error text,
+  review text,
   lease_owner text,
   lease_expires_at timestamp with time zone,
   last_owner text,
@@ -280,6 +294,7 @@ create table tidebase.steps (
   created_at timestamp with time zone default now() not null,
   updated_at timestamp with time zone default now() not null,
   PRIMARY KEY (project, run_id, id),
+  CHECK ((review = ANY (ARRAY['open'::text, 'fail'::text]))),
   CHECK ((status = ANY (ARRAY['running'::text, 'completed'::text, 'failed_retryable'::text, 'manual_review'::text, 'failed'::text])))
 ) with (fillfactor=85);
 
@@ -302,3 +317,23 @@ create table tidebase.usage (
   created_at timestamp with time zone default now() not null,
   PRIMARY KEY (project, run_id, id)
 );
+
+create table tidebase.waits (
+  project integer not null,
+  run_id uuid not null,
+  id uuid not null,
+  name text not null,
+  kind text not null,
+  signal text,
+  due_at timestamp with time zone,
+  status text not null,
+  payload json,
+  "position" integer not null,
+  created_at timestamp with time zone default now() not null,
+  resolved_at timestamp with time zone,
+  PRIMARY KEY (project, run_id, id),
+  CHECK ((kind = ANY (ARRAY['timer'::text, 'signal'::text]))),
+  CHECK ((status = ANY (ARRAY['pending'::text, 'resolved'::text, 'timed_out'::text])))
+);
+create index waits_due ON tidebase.waits USING btree (due_at) WHERE ((status = 'pending'::text) AND (due_at IS NOT NULL));
+create index waits_pending ON tidebase.waits USING btree (run_id, signal, "position") WHERE (status = 'pending'::text);

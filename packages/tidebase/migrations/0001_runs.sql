@@ -46,7 +46,7 @@ create table tidebase.runs (
   lease_expires_at timestamptz,
   -- Who ended or gave up the last attempt: lets the same worker repeat that call after a lost reply.
   last_owner text,
-  -- Set by a claim, cleared by begin, so that claim and begin together count one attempt.
+  -- Set by a claim and by parking, cleared by begin: what follows belongs to an attempt that was counted.
   claimed boolean not null default false,
   -- Set by the reconciler when the lease ran out and nobody is to be called: looked at once, not at every tick.
   orphaned_at timestamptz,
@@ -108,6 +108,8 @@ create table tidebase.steps (
   status text not null check (status in ('running', 'completed', 'failed_retryable', 'manual_review', 'failed')),
   output json,
   error text,
+  -- open: its worker died while a side effect may have happened; fail: it was decided that it did fail.
+  review text check (review in ('open', 'fail')),
   lease_owner text,
   lease_expires_at timestamptz,
   last_owner text,
@@ -188,6 +190,43 @@ create table tidebase.gates (
 );
 create index gates_pending on tidebase.gates (project, created_at) where status = 'pending';
 create index gates_due on tidebase.gates (timeout_at) where status = 'pending' and timeout_at is not null;
+
+-- Timers, and waits for a signal. A wait's id is made from its run, kind and name.
+create table tidebase.waits (
+  project integer not null,
+  run_id uuid not null,
+  id uuid not null,
+  name text not null,
+  kind text not null check (kind in ('timer', 'signal')),
+  -- The signal that ends it.
+  signal text,
+  -- When the timer fires, or the wait for the signal is given up.
+  due_at timestamptz,
+  status text not null check (status in ('pending', 'resolved', 'timed_out')),
+  payload json,
+  -- Number of the event that started it: waits for one signal get theirs in this order.
+  position integer not null,
+  created_at timestamptz not null default now(),
+  resolved_at timestamptz,
+  primary key (project, run_id, id)
+);
+create index waits_pending on tidebase.waits (run_id, signal, position) where status = 'pending';
+create index waits_due on tidebase.waits (due_at) where status = 'pending' and due_at is not null;
+
+-- What was sent to a run, kept until a wait takes it and afterwards.
+create table tidebase.signals (
+  project integer not null,
+  run_id uuid not null,
+  id uuid not null,
+  name text not null,
+  payload json,
+  -- Number of its event: signals of one name are taken in this order.
+  position integer not null,
+  wait_id uuid,
+  created_at timestamptz not null default now(),
+  primary key (project, run_id, id)
+);
+create index signals_unread on tidebase.signals (run_id, name, position) where wait_id is null;
 
 create table tidebase.edges (
   project integer not null,

@@ -31,7 +31,8 @@ const beginRuns = statement<RunCall & { owner: string; lease_ms: number }, RunRo
   ), begun as (
     update tidebase.runs r set status = 'running', lease_owner = d.owner,
       lease_expires_at = now() + d.lease_ms * interval '1 ms',
-      attempt = d.attempt + case when d.claimed and d.lease_owner = d.owner then 0 else 1 end, claimed = false,
+      attempt = d.attempt + case when d.claimed and coalesce(d.lease_owner, d.owner) = d.owner then 0 else 1 end,
+      claimed = false,
       orphaned_at = null, error = null, failure_class = null, completed_at = null,
       event_seq = d.event_seq + 1, updated_at = now()
     from decided d where r.ctid = d.tid and d.action = 'begun'

@@ -11,6 +11,7 @@ import { type RunRow, readRun, toRun } from './runs.ts'
 import { type StreamRow, toState, toStream, toVersion, type VersionRow } from './states.ts'
 import { type StepRow, toStep } from './steps.ts'
 import { toUsage, type UsageRow } from './usage.ts'
+import { type SignalRow, toSignal, toWait, type WaitRow } from './waits.ts'
 import { type ChannelRow, type DeliveryRow, toChannel, toChannelDelivery, toRecoveryAttempt } from './webhooks.ts'
 
 type Detail = ReplyOf<Routes['getRun']>
@@ -47,6 +48,8 @@ export async function getRun(
     channels: async () => (await ofRun<ChannelRow>('channels', 'created_at, id')).map(toChannel),
     channelDeliveries: async () => (await readDeliveries(db, project, run, true)).map(toChannelDelivery),
     gates: async () => (await readGates(db, project, run)).map((row) => toGate(row, caller)),
+    waits: async () => (await ofRun<WaitRow>('waits', 'position')).map(toWait),
+    signals: async () => (await ofRun<SignalRow>('signals', 'position')).map(toSignal),
     usage: async () => (await ofRun<UsageRow>('usage', 'created_at, id')).map(toUsage),
     events: async () => (await readEvents(db, [{ project, run, after: eventsAfter }], eventsLimit)).map(toEvent),
   }
@@ -74,6 +77,8 @@ export async function getRun(
     channels: await part('channels', []),
     channelDeliveries: await part('channelDeliveries', []),
     gates: await part('gates', []),
+    waits: await part('waits', []),
+    signals: await part('signals', []),
     usage: await part('usage', []),
     events,
     nextEventsAfter: events.length === eventsLimit ? (events.at(-1)?.seq ?? null) : null,

@@ -13,7 +13,8 @@ import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { appendEvents, leftJoinRow, lockRuns } from './events.ts'
 import { derivedId, parseId, wireId, wireIdSql } from './ids.ts'
-import { type Run, readRun, refuse } from './runs.ts'
+import { announceWake, joinWoken, type Woken, wakeNews, wakeParked, wokenColumns } from './park.ts'
+import { hasEnded, readRun, refuse } from './runs.ts'
 import { waitFor } from './wait.ts'
 
 type Gate = ReplyOf<Routes['getGate']>['gate']
@@ -173,8 +174,6 @@ async function readGate(db: Queryable, { project, run, id }: GateCall): Promise<
   return row
 }
 
-const ended = new Set<Run['status']>(['completed', 'failed', 'cancelled'])
-
 /**
  * Reads a gate. While it is pending and its run goes on, waits up to `waitMs`.
  *
@@ -195,7 +194,7 @@ export async function getGate(
   }
   return waitFor({
     look: read,
-    enough: ({ gate, runStatus }) => gate.status !== 'pending' || ended.has(runStatus),
+    enough: ({ gate, runStatus }) => gate.status !== 'pending' || hasEnded(runStatus),
     subscribe: (wake) => engine.wakeups.onRun(caller.project, run, wake),
     waitMs,
     signals,
@@ -210,7 +209,7 @@ function gateCall(caller: Caller, run: string, gateId: string): GateCall {
 
 const resolutions = statement<
   GateCall & { open: boolean; due: boolean; decision?: string; actor?: string | null; payload?: unknown },
-  { action: string }
+  Woken
 >(
   'gates.resolve',
   [
@@ -245,15 +244,12 @@ const resolutions = statement<
     update tidebase.gates g set status = n.decision, actor = n.actor, decision_payload = n.payload,
       resolved_at = now(), updated_at = now()
     from numbered n where g.project = n.project and g.run_id = n.run and g.id = n.id
-  ), bumped as (
-    update tidebase.runs r set event_seq = n.last, updated_at = now()
-    from (select tid, max(seq) as last from numbered group by tid) n where r.ctid = n.tid
-  ), news as materialized (
+  ), ${wakeParked}, news as materialized (
     select project, run, seq, 'gate.resolved' as type, json_build_object('gateId', ${wireIdSql('gate', 'id')},
       'name', name, 'decision', decision, 'actor', actor, 'payload', payload) as payload
-    from numbered
+    from numbered ${wakeNews}
   ), ${appendEvents}
-  select i, action from decided`,
+  select d.i, d.action, ${wokenColumns} from decided d ${joinWoken}`,
 )
 
 /** Decides a gate. @throws ApiError `run_not_found`, `gate_not_found`, `gate_token`, `gate_resolved`, `run_cancelled` */
@@ -266,7 +262,7 @@ export async function resolveGate(
 ): Promise<ReplyOf<Routes['resolveGate']>> {
   const call = gateCall(caller, run, gateId)
   const open = body.token == null ? caller.scope === 'admin' : await opens(engine, caller.project, gateId, body.token)
-  const { action } = await submit(engine, resolutions, {
+  const row = await submit(engine, resolutions, {
     ...call,
     open,
     due: false,
@@ -274,11 +270,11 @@ export async function resolveGate(
     actor: body.actor,
     payload: body.payload,
   })
+  const { action } = row
   refuse(action)
   if (action === 'no_gate') throw new ApiError('gate_not_found')
   if (action === 'gate_token' || action === 'gate_resolved') throw new ApiError(action)
-  engine.wakeups.run(caller.project, run)
-  engine.wakeups.outbox()
+  announceWake(engine, call, row)
   return { gate: toGate(await readGate(engine.db.hot, call), caller) }
 }
 
@@ -295,8 +291,6 @@ async function opens(engine: Engine, project: number, gateId: string, token: str
 
 /** Decides a gate whose time is up. Called by the reconciler. */
 export async function timeOutGate(engine: Engine, project: number, run: string, gate: string): Promise<void> {
-  const { action } = await submit(engine, resolutions, { project, run, id: gate, open: true, due: true })
-  if (action !== 'resolved') return
-  engine.wakeups.run(project, run)
-  engine.wakeups.outbox()
+  const row = await submit(engine, resolutions, { project, run, id: gate, open: true, due: true })
+  if (row.action === 'resolved') announceWake(engine, { project, run }, row)
 }

@@ -15,12 +15,15 @@ import { getRun, listRuns } from './detail.ts'
 import type { Caller, Engine } from './engine.ts'
 import { beginGate, getGate, resolveGate } from './gates.ts'
 import type { LiveEvents } from './live.ts'
+import { parkRun } from './park.ts'
 import { claim, configureQueue, enqueue, listQueues } from './queues.ts'
+import { resolveStep } from './reviews.ts'
 import { cancelRun, createRun, readRun, runKey } from './runs.ts'
 import { deleteSchedule, listSchedules, putSchedule } from './schedules.ts'
 import { createSnapshot, listSnapshots, listStateVersions, patchState, saveState, setState } from './states.ts'
 import { beginStep, completeStep, failStep, recordStep } from './steps.ts'
 import { recordUsage } from './usage.ts'
+import { createTimer, getWait, sendSignal, waitForSignal } from './waits.ts'
 import { recoverRun } from './webhooks.ts'
 
 /** A request that was authenticated and validated. */
@@ -92,6 +95,7 @@ export function handlersOf(engine: Engine, live: LiveEvents): Handlers {
     recordStep: ({ caller, params, body }) => recordStep(engine, caller, runKey(params.runId), body),
     completeStep: ({ caller, params, body }) => completeStep(engine, caller, runKey(params.runId), params.stepId, body),
     failStep: ({ caller, params, body }) => failStep(engine, caller, runKey(params.runId), params.stepId, body),
+    resolveStep: ({ caller, params, body }) => resolveStep(engine, caller, runKey(params.runId), params.stepId, body),
 
     setState: ({ caller, params, body }) => setState(engine, caller, runKey(params.runId), body),
     patchState: ({ caller, params, body }) => patchState(engine, caller, runKey(params.runId), body),
@@ -112,6 +116,17 @@ export function handlersOf(engine: Engine, live: LiveEvents): Handlers {
       if (caller.scope !== 'admin') await readRun(hot, caller, run)
       return resolveGate(engine, caller, run, params.gateId, body)
     },
+
+    createTimer: ({ caller, params, body }) => createTimer(engine, caller, runKey(params.runId), body),
+    waitForSignal: ({ caller, params, body }) => waitForSignal(engine, caller, runKey(params.runId), body),
+    getWait: ({ caller, params, query, signals }) =>
+      getWait(engine, caller, runKey(params.runId), params.waitId, query.waitMs ?? 0, signals),
+    sendSignal: async ({ caller, params, body }) => {
+      const run = runKey(params.runId)
+      if (caller.scope === 'enqueue') await readRun(hot, caller, run)
+      return sendSignal(engine, caller, run, body)
+    },
+    parkRun: ({ caller, params, body }) => parkRun(engine, caller, runKey(params.runId), body),
 
     createChild: ({ caller, params, body }) => createChild(engine, caller, runKey(params.runId), body),
     recordUsage: ({ caller, params, body }) => recordUsage(engine, caller, runKey(params.runId), body),

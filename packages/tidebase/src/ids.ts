@@ -36,7 +36,11 @@ export function newId(): string {
  * @param run the run's id as 32 hex digits
  * @param kind what is named, so that a step and a gate of one name differ
  */
-export function derivedId(run: string, kind: 'step' | 'gate' | 'child' | 'edge', name: string): string {
+export function derivedId(
+  run: string,
+  kind: 'step' | 'gate' | 'child' | 'edge' | 'timer' | 'wait' | 'signal',
+  name: string,
+): string {
   const digest = hash('sha256', `${kind}\0${run}\0${name}`, 'hex')
   return `${run.slice(0, 12)}8${digest.slice(0, 3)}8${digest.slice(3, 18)}`
 }

@@ -178,7 +178,7 @@ function take(engine: Engine, limit: number, underWay: Map<string, number>): Pro
 }
 
 /** The reasons that the server itself calls for; any other is somebody's wish. */
-const ownReasons = new Set(['lease_expired', 'run_failed'])
+const ownReasons = new Set(['lease_expired', 'run_failed', 'wait_over'])
 
 /** Why a delivery is not sent any more: what it asks for has happened or cannot happen. */
 function superseded(due: Due): string | undefined {

@@ -91,7 +91,8 @@ const claims = statement<
     order by n limit (select total from asked)
   ), claimed as materialized (
     update tidebase.runs r set status = 'running', lease_owner = s.owner,
-      lease_expires_at = now() + s.lease_ms * interval '1 ms', attempt = r.attempt + 1, claimed = true,
+      lease_expires_at = now() + s.lease_ms * interval '1 ms', attempt = r.attempt + case when r.claimed then 0 else 1 end,
+      claimed = true,
       orphaned_at = null, event_seq = r.event_seq + 1, updated_at = now()
     from chosen c join slots s on c.n > s.after and c.n <= s.upto
     where r.ctid = c.tid

@@ -7,6 +7,7 @@ import { timeOutGate } from './gates.ts'
 import { foldQueueCounts } from './queues.ts'
 import { cancelRun } from './runs.ts'
 import { fireSchedules } from './schedules.ts'
+import { endWait } from './waits.ts'
 import { invokePushed } from './webhooks.ts'
 
 /** How much of each kind one round takes; a full batch is followed by another at once. */
@@ -66,6 +67,7 @@ async function round(engine: Engine, number: number): Promise<void> {
     expireLeases(engine),
     passDeadlines(engine),
     timeOutGates(engine),
+    endWaits(engine),
     fireSchedules(engine),
     invokePushed(engine),
   ])
@@ -120,6 +122,18 @@ async function timeOutGates(engine: Engine): Promise<void> {
         [batch],
       ),
     ({ project, run_id, id }) => timeOutGate(engine, project, run_id, id),
+  )
+}
+
+async function endWaits(engine: Engine): Promise<void> {
+  await inBatches(
+    () =>
+      engine.db.cold.query<Due & { run_id: string }>(
+        `select w.project, ${hex('w.run_id')} as run_id, ${hex('w.id')} as id from tidebase.waits w
+          where w.status = 'pending' and w.due_at < now() limit $1`,
+        [batch],
+      ),
+    ({ project, run_id, id }) => endWait(engine, project, run_id, id),
   )
 }
 

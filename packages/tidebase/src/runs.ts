@@ -2,6 +2,7 @@
 //
 //   pending ─begin→ running ─complete→ completed
 //   queued ─claim/begin→ running ─fail, attempts left→ queued
+//   running ─park→ waiting ─what it waits for ends→ queued | pending      (park.ts)
 //   running ─fail→ failed ─begin→ running
 //   any but completed ─cancel→ cancelled (for good)
 import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
@@ -108,6 +109,11 @@ export async function readRun(db: Queryable, caller: Caller, run: string): Promi
   if (!row || !mayRead(caller, row)) throw new ApiError('run_not_found')
   return row
 }
+
+const ends = new Set<Run['status']>(['completed', 'failed', 'cancelled'])
+
+/** Whether nobody works on a run of this status any more. */
+export const hasEnded = (status: Run['status']) => ends.has(status)
 
 /** An `enqueue` key reads back only what it created. */
 export function mayRead(caller: Caller, row: { created_by: string | null }): boolean {

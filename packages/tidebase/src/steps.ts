@@ -3,6 +3,7 @@
 //   ─begin→ running ─complete→ completed (for good)
 //   running ─fail→ failed_retryable | manual_review | failed ─begin→ running (attempt + 1)
 //   running, lease ran out ─begin by another→ running (attempt + 1)
+//   running, lease ran out, not safe to replay ─begin by another→ manual_review, until resolved (reviews.ts)
 //
 // A step's id is derived from its run and name, so "exactly one begin may execute" is the primary key together with
 // the run's row lock. `begin` and `complete` are fenced by the step's lease; `record`, which does both at once for
@@ -37,6 +38,7 @@ export interface StepRow {
   status: Step['status']
   output: unknown
   error: string | null
+  review: 'open' | 'fail' | null
   lease_owner: string | null
   lease_expires_at: Date | null
   attempt: number
@@ -59,6 +61,7 @@ export function toStep(row: StepRow): Step {
     status: row.status,
     output: row.output,
     error: row.error,
+    needsReview: row.review === 'open',
     leaseOwner: row.lease_owner,
     leaseExpiresAt: row.lease_expires_at?.toISOString() ?? null,
     attempt: row.attempt,
@@ -144,24 +147,30 @@ const begins = statement<StartCall & { lease_ms: number }, StepRow>(
       when s.status = 'completed' then 'return'
       when l.status = 'completed' then 'completed'
       when s.status = 'running' and s.lease_owner <> c.owner and s.lease_expires_at > now() then 'locked'
+      when s.review is not null then 'review_' || s.review
+      when s.status = 'running' and s.lease_owner <> c.owner and not s.replay_safe then 'ambiguous'
       else 'execute' end as action
     from calls c
     left join locked l on l.project = c.project and l.id = c.run
     ${leftJoinRow('steps', 's', 't.project = c.project and t.run_id = c.run and t.id = c.id')}
   ), numbered as materialized (
     select *, event_seq + row_number() over (partition by project, run order by i)::integer as seq
-    from decided where action = 'execute'
+    from decided where action in ('execute', 'ambiguous')
   ), begun as (
     insert into tidebase.steps as s (project, run_id, id, name, input_hash, input, options, replay_safe, status,
       lease_owner, lease_expires_at, position, started_at)
     select project, run, id, name, hash, input, options, safe, 'running', owner,
       now() + lease_ms * interval '1 ms', seq, now()
-    from numbered
+    from numbered where action = 'execute'
     on conflict (project, run_id, id) do update set status = 'running', attempt = s.attempt + 1,
       options = coalesce(excluded.options, s.options),
       replay_safe = case when excluded.options is null then s.replay_safe else excluded.replay_safe end, lease_owner = excluded.lease_owner,
       lease_expires_at = excluded.lease_expires_at, error = null, started_at = now(), updated_at = now()
     returning *
+  ), doubted as (
+    update tidebase.steps s set status = 'manual_review', review = 'open', lease_owner = null, lease_expires_at = null,
+      updated_at = now()
+    from numbered n where n.action = 'ambiguous' and s.project = n.project and s.run_id = n.run and s.id = n.id
   ), bumped as (
     update tidebase.runs r set event_seq = n.last, updated_at = now()
     from (select tid, max(seq) as last from numbered group by tid) n where r.ctid = n.tid
@@ -169,6 +178,9 @@ const begins = statement<StartCall & { lease_ms: number }, StepRow>(
     select n.project, n.run, n.seq, 'step.started' as type,
       ${stepPayload('n.id', "'name', n.name, 'attempt', b.attempt")} as payload
     from numbered n join begun b on b.project = n.project and b.run_id = n.run and b.id = n.id
+    union all
+    select project, run, seq, 'step.manual_review', ${stepPayload('id', "'name', name, 'reason', 'worker_lost'")}
+    from numbered where action = 'ambiguous'
   ), ${appendEvents}
   select d.i, d.action, b.* from decided d
   left join begun b on b.project = d.project and b.run_id = d.run and b.id = d.id and d.action = 'execute'`,
@@ -179,7 +191,7 @@ const leaveAlone = new Set(['return', 'locked', 'input_mismatch'])
 /**
  * Begins a step, or tells what is recorded of it.
  *
- * @throws ApiError `run_not_found`, `run_completed`, `contention`
+ * @throws ApiError `run_not_found`, `run_completed`, `manual_review`, `step_failed`, `contention`
  */
 export async function beginStep(
   engine: Engine,
@@ -194,8 +206,17 @@ export async function beginStep(
   if (row.action === 'completed') throw new ApiError('run_completed')
   if (row.action === 'cancelled') return { action: 'cancelled' }
   if (leaveAlone.has(row.action)) return recorded(engine, call, row.action)
+  if (row.action === 'ambiguous') engine.wakeups.run(caller.project, run)
+  refuseReviewed(row.action, call.id)
   engine.wakeups.run(caller.project, run)
   return { action: 'execute', step: toStep(row), leaseOwner: owner }
+}
+
+/** @throws ApiError `manual_review`, `step_failed`: with the step's id */
+function refuseReviewed(action: string, id: string): void {
+  const stepId = wireId('step', id)
+  if (action === 'ambiguous' || action === 'review_open') throw new ApiError('manual_review', undefined, { stepId })
+  if (action === 'review_fail') throw new ApiError('step_failed', undefined, { stepId })
 }
 
 type Recorded = Extract<ReplyOf<Routes['recordStep']>, { action: 'return' | 'locked' | 'input_mismatch' }>
@@ -237,6 +258,7 @@ const records = statement<
       when s.status = 'completed' then case when s.last_owner = c.owner then 'repeated' else 'return' end
       when l.status <> 'running' or l.lease_owner is distinct from c.owner then 'lease_lost'
       when s.status = 'running' and s.lease_owner <> c.owner and s.lease_expires_at > now() then 'locked'
+      when s.review is not null then 'review_' || s.review
       else 'recorded' end as action
     from calls c
     left join locked l on l.project = c.project and l.id = c.run
@@ -271,7 +293,7 @@ const records = statement<
 /**
  * Begins and completes a step in one write, under the run's lease.
  *
- * @throws ApiError `run_not_found`, `lease_lost`, `contention`
+ * @throws ApiError `run_not_found`, `lease_lost`, `manual_review`, `step_failed`, `contention`
  */
 export async function recordStep(
   engine: Engine,
@@ -290,6 +312,7 @@ export async function recordStep(
   if (action === 'lease_lost') throw new ApiError('lease_lost')
   if (action === 'cancelled') return { action }
   if (leaveAlone.has(action)) return recorded(engine, call, action)
+  refuseReviewed(action, call.id)
   if (action === 'recorded') engine.wakeups.run(caller.project, run)
   return { action: 'recorded', stepId: wireId('step', call.id) }
 }

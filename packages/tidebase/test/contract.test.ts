@@ -1,6 +1,7 @@
-import { type ReplyOf, type Routes, routes } from '@tidebase/wire'
+import { type ReplyOf, type RouteName, type Routes, routes } from '@tidebase/wire'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { anyRequest } from '../../../test/any-request.ts'
 import { startServer } from '../../../test/server.ts'
 import committed from '../../wire/openapi.json' with { type: 'json' }
 
@@ -187,25 +188,9 @@ describe('runs', () => {
 
   test('unknown and malformed ids are 404 on every route of a run', async () => {
     for (const runId of [`run_${'0'.repeat(32)}`, 'run_x', 'x']) {
-      for (const [name, route] of Object.entries(routes)) {
-        if (!route.path.includes(':runId')) continue
-        const body = {
-          leaseOwner: 'w',
-          name: 'n',
-          inputHash: 'h',
-          prompt: 'p',
-          label: 'l',
-          error: 'e',
-          decision: 'approved',
-          workflowName: 'w',
-          value: {},
-        }
-        const stepId = `step_${'0'.repeat(32)}`
-        const gateId = `gate_${'0'.repeat(32)}`
-        const reply = await server.send(name as keyof Routes, {
-          params: { runId, stepId, gateId },
-          body: route.method === 'GET' ? undefined : body,
-        })
+      for (const name of Object.keys(routes) as RouteName[]) {
+        if (!routes[name].path.includes(':runId')) continue
+        const reply = await server.send(name, anyRequest(name, { runId }))
         expect({ name, status: reply.status, code: reply.body.code }).toEqual({
           name,
           status: 404,

@@ -1,10 +1,12 @@
-import { type RouteName, routes, type Scope } from '@tidebase/wire'
+import { type Route, type RouteName, routes, type Scope } from '@tidebase/wire'
 import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
+import { anyRequest } from '../../../test/any-request.ts'
 import { client, startServer } from '../../../test/server.ts'
 import { openDatabase } from '../src/db.ts'
 import { createKey, listKeys, revokeKey } from '../src/keys.ts'
 import { receiver } from './receiver.ts'
 
+const routeNames = Object.keys(routes) as RouteName[]
 const root = 'root-key-of-this-test'
 let server: Awaited<ReturnType<typeof startServer>>
 let db: ReturnType<typeof openDatabase>
@@ -22,29 +24,10 @@ const key = async (scope: Scope, project = 'default') => {
   return { ...key, secret, ...client(server.url, secret) }
 }
 
-/** A body that every route accepts far enough to look for what its path names. */
-const anyBody = {
-  leaseOwner: 'w',
-  name: 'n',
-  inputHash: 'h',
-  prompt: 'p',
-  label: 'l',
-  error: 'e',
-  decision: 'approved',
-  workflowName: 'w',
-  value: {},
-  queues: ['none'],
-  cron: '0 0 * * *',
-}
-
 test('without a key every route but /health is 401, and a wrong key is no better', async () => {
-  for (const [name, route] of Object.entries(routes)) {
+  for (const name of routeNames) {
     for (const api of [client(server.url), client(server.url, 'wrong')]) {
-      const params = { runId: 'x', stepId: 'x', gateId: 'x', queue: 'q', name: 'n', workflowName: 'w' }
-      const { status, body } = await api.send(name as RouteName, {
-        params,
-        body: route.method === 'GET' || route.method === 'DELETE' ? undefined : anyBody,
-      })
+      const { status, body } = await api.send(name, anyRequest(name))
       if (name === 'health') expect(status).toBe(200)
       else expect({ name, status, code: body.code }).toEqual({ name, status: 401, code: 'unauthorized' })
     }
@@ -55,14 +38,11 @@ test('each scope may call exactly the routes that name it', async () => {
   const run = (await server.ok('createRun', { params: { workflowName: 'w' }, body: {} })).run
   for (const scope of ['worker', 'enqueue', 'read'] as const) {
     const api = await key(scope)
-    for (const [name, route] of Object.entries(routes)) {
+    for (const name of routeNames) {
+      const route: Route = routes[name]
       if (route.reply === null || name === 'health') continue
-      const params = { runId: run.id, stepId: 'x', gateId: 'x', queue: 'q', name: 'n', workflowName: 'w' }
-      const { status, body } = await api.send(name as RouteName, {
-        params,
-        body: route.method === 'GET' || route.method === 'DELETE' ? undefined : anyBody,
-      })
-      const allowed = (route.scopes as readonly Scope[]).includes(scope)
+      const { status, body } = await api.send(name, anyRequest(name, { runId: run.id }))
+      const allowed = route.scopes.includes(scope)
       expect({ scope, name, forbidden: status === 403 }).toEqual({ scope, name, forbidden: !allowed })
       if (!allowed) expect(body).toMatchObject({ code: 'forbidden', hint: expect.stringContaining('scope') })
     }
@@ -104,16 +84,10 @@ test('to another project a run, its queue and its schedules do not exist', async
   const { run } = await ours.ok('enqueue', { params: { queue: 'secret' }, body: { workflowName: 'w', dedupeKey: 'k' } })
   const { gate } = await ours.ok('beginGate', { params: { runId: run.id }, body: { name: 'g', prompt: '?' } })
   await ours.ok('putSchedule', { params: { name: 's' }, body: { cron: '0 0 1 1 *', workflowName: 'w' } })
-  const none = `run_${'0'.repeat(32)}`
-  const stepId = `step_${'0'.repeat(32)}`
-  for (const [name, route] of Object.entries(routes)) {
-    if (!route.path.includes(':runId')) continue
-    const ask = (runId: string) =>
-      theirs.send(name as RouteName, {
-        params: { runId, stepId, gateId: gate.id },
-        body: route.method === 'GET' ? undefined : anyBody,
-      })
-    const [real, unknown] = [await ask(run.id), await ask(none)]
+  for (const name of routeNames) {
+    if (!routes[name].path.includes(':runId')) continue
+    const real = await theirs.send(name, anyRequest(name, { runId: run.id, gateId: gate.id }))
+    const unknown = await theirs.send(name, anyRequest(name, { gateId: gate.id }))
     expect({ name, status: real.status, body: real.body }).toEqual({ name, status: 404, body: unknown.body })
   }
   expect((await theirs.ok('listRuns')).runs).toEqual([])

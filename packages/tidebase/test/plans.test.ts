@@ -6,7 +6,8 @@ import { startServer } from '../../../test/server.ts'
 // without statistics, every prepared statement must already look rows up as it has to among millions.
 
 /** Indexes that find few rows whatever the table holds. Others may be read in order by lists, which are not prepared. */
-const finders = /_pkey$|^runs_(ready|running|dedupe)$|^queue_claims_recent$|^projects_|^api_keys_|^channels_|^servers_/
+const finders =
+  /_pkey$|^runs_(ready|running|dedupe)$|^waits_pending$|^signals_unread$|^queue_claims_recent$|^projects_|^api_keys_|^channels_|^servers_/
 
 interface Node {
   'Node Type': string
@@ -60,6 +61,15 @@ test('prepared statements find their rows by key, also when their plans are made
     params: { ...params, gateId: gate.id },
     body: { decision: 'approved', token: gate.resolveToken },
   })
+  const { wait } = await server.ok('waitForSignal', { params, body: { name: 'a', signal: 's' } })
+  await server.ok('sendSignal', { params, body: { name: 's' } })
+  await server.ok('createTimer', { params, body: { name: 't', delayMs: 1 } })
+  await server.ok('getWait', { params: { ...params, waitId: wait.id } })
+  await server.ok('parkRun', { params, body: { leaseOwner: 'w1', waitingFor: [wait.id] } })
+  await server.send('resolveStep', {
+    params: { ...params, stepId: gate.id.replace('gate', 'step') },
+    body: { decision: 'retry' },
+  })
   await server.ok('completeRun', { params, body: { leaseOwner: 'w1' } })
   const job = { params: { queue: 'q' }, body: { workflowName: 'w', dedupeKey: 'k' } }
   await server.ok('configureQueue', { params: { queue: 'q' }, body: { concurrency: 5, ratePerMinute: 100 } })
@@ -80,7 +90,15 @@ test('prepared statements find their rows by key, also when their plans are made
     if (name) seen.set(name, { text, values })
   }
   expect([...seen.keys()]).toEqual(
-    expect.arrayContaining(['steps.record', 'queues.claim', 'runs.create', 'gates.resolve']),
+    expect.arrayContaining([
+      'steps.record',
+      'queues.claim',
+      'runs.create',
+      'gates.resolve',
+      'signals.send',
+      'runs.park',
+      'steps.resolve',
+    ]),
   )
   query.mockRestore()
 

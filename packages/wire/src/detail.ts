@@ -9,6 +9,7 @@ import { Run } from './runs.ts'
 import { State, StateStream, StateVersion } from './state.ts'
 import { Step } from './steps.ts'
 import { Usage } from './usage.ts'
+import { Signal, Wait } from './waits.ts'
 import { Channel, ChannelDelivery, RecoveryAttempt } from './webhooks.ts'
 
 export const getRun = route({
@@ -34,6 +35,8 @@ export const getRun = route({
     channels: z.array(Channel),
     channelDeliveries: z.array(ChannelDelivery),
     gates: z.array(Gate),
+    waits: z.array(Wait),
+    signals: z.array(Signal),
     usage: z.array(Usage),
     events: z.array(Event),
     nextEventsAfter: z.int().nullable().describe('Pass as `eventsAfter` for the next page; null on the last'),

@@ -85,6 +85,11 @@ export const errorCodes = define({
     meaning: 'No such gate in this run.',
     hint: 'GET /runs/:runId lists the gates; a gate exists once it was begun.',
   },
+  wait_not_found: {
+    status: 404,
+    meaning: 'No such timer or wait in this run.',
+    hint: 'GET /runs/:runId?include=waits lists them; one exists once it was begun.',
+  },
   state_not_found: {
     status: 404,
     meaning: 'This run has no state to save yet.',
@@ -124,6 +129,21 @@ export const errorCodes = define({
     status: 409,
     meaning: 'The lease is not yours any more.',
     hint: 'Stop working: another worker took over. Nothing you write is accepted until you begin again.',
+  },
+  manual_review: {
+    status: 409,
+    meaning: 'A worker died in the middle of this step and nobody knows whether its effect happened.',
+    hint: 'Find out, then POST /runs/:runId/steps/:stepId/resolve with {"decision":"retry"}, "complete" with the output, or "fail".',
+  },
+  step_not_in_review: {
+    status: 409,
+    meaning: 'The step does not wait for a decision.',
+    hint: 'GET /runs/:runId shows its status.',
+  },
+  step_failed: {
+    status: 409,
+    meaning: 'It was decided that this step failed.',
+    hint: 'The run cannot go on past it: let it fail, or start a new run.',
   },
   gate_resolved: {
     status: 409,

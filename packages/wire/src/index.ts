@@ -8,8 +8,9 @@ import { claim, configureQueue, enqueue, listQueues } from './queues.ts'
 import { beginRun, cancelRun, completeRun, createRun, failRun, heartbeatRun, listRuns, recoverRun } from './runs.ts'
 import { deleteSchedule, listSchedules, putSchedule } from './schedules.ts'
 import { createSnapshot, listSnapshots, listStateVersions, patchState, saveState, setState } from './state.ts'
-import { beginStep, completeStep, failStep, recordStep } from './steps.ts'
+import { beginStep, completeStep, failStep, recordStep, resolveStep } from './steps.ts'
 import { recordUsage } from './usage.ts'
+import { createTimer, getWait, parkRun, sendSignal, waitForSignal } from './waits.ts'
 
 /** Every route of the contract, by the name of its operation. */
 export const routes = {
@@ -29,6 +30,7 @@ export const routes = {
   recordStep,
   completeStep,
   failStep,
+  resolveStep,
   setState,
   patchState,
   saveState,
@@ -38,6 +40,11 @@ export const routes = {
   beginGate,
   getGate,
   resolveGate,
+  createTimer,
+  waitForSignal,
+  getWait,
+  sendSignal,
+  parkRun,
   createChild,
   recordUsage,
   enqueue,

@@ -1,6 +1,6 @@
 // Steps: the units of work whose outputs are checkpoints.
 import { z } from 'zod'
-import { ErrorText, Json, LeaseOwner, Name, Timestamp } from './json.ts'
+import { ErrorText, Json, LeaseOwner, Name, Text, Timestamp } from './json.ts'
 import { route } from './route.ts'
 
 export const StepStatus = z.enum(['running', 'completed', 'failed_retryable', 'manual_review', 'failed'])
@@ -46,6 +46,9 @@ export const Step = z
     status: StepStatus,
     output: Json,
     error: z.string().nullable(),
+    needsReview: z
+      .boolean()
+      .describe('Its worker died in the middle; somebody must decide whether its effect happened'),
     leaseOwner: z.string().nullable(),
     leaseExpiresAt: Timestamp.nullable(),
     attempt: z.int(),
@@ -88,7 +91,7 @@ export const beginStep = route({
     }),
     z.object({ action: z.literal('cancelled') }),
   ]),
-  errors: ['run_not_found', 'run_completed'],
+  errors: ['run_not_found', 'run_completed', 'manual_review', 'step_failed'],
 })
 
 export const completeStep = route({
@@ -140,5 +143,19 @@ export const recordStep = route({
     }),
     z.object({ action: z.literal('cancelled') }),
   ]),
-  errors: ['run_not_found', 'lease_lost'],
+  errors: ['run_not_found', 'lease_lost', 'manual_review', 'step_failed'],
+})
+
+export const resolveStep = route({
+  method: 'POST',
+  path: '/runs/:runId/steps/:stepId/resolve',
+  summary: 'Decide about a step in review: run it again, take an output as its result, or let it fail.',
+  scopes: [],
+  body: z.object({
+    decision: z.enum(['retry', 'complete', 'fail']),
+    output: Json.optional().describe('The step’s output, for `complete`'),
+    actor: Text.nullish(),
+  }),
+  reply: z.object({ step: Step }),
+  errors: ['run_not_found', 'step_not_found', 'run_cancelled', 'step_not_in_review'],
 })
