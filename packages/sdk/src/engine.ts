@@ -29,6 +29,11 @@ export interface BeginOptions {
   leaseWaitMs?: number | undefined
   /** Stops the execution; see `RunOptions.signal`. */
   signal?: AbortSignal | undefined
+  /**
+   * After how many milliseconds in which everything waits the run is given up, because something will execute it again;
+   * never unless given.
+   */
+  parkAfterMs?: number | undefined
 }
 
 /**

@@ -109,6 +109,42 @@ export class RunLeasedError extends TidebaseError {
   }
 }
 
+/**
+ * The run was given up while it waits for a gate, a timer or a signal; it is executed again when that is over.
+ * Workers and webhooks take care of it; a workflow never sees it.
+ */
+export class RunParkedError extends TidebaseError {
+  override readonly name = 'RunParkedError'
+  readonly runId: string
+
+  constructor(runId: string) {
+    super(`Run ${runId} is parked: it waits without a worker.`, {
+      code: 'run_parked',
+      hint: 'Nothing to do: it goes on by itself when what it waits for is over.',
+    })
+    this.runId = runId
+  }
+}
+
+/** A worker died in the middle of a step that may not be repeated blindly. Somebody has to decide about it. */
+export class ManualReviewError extends TidebaseError {
+  override readonly name = 'ManualReviewError'
+  readonly runId: string
+  /** `step_…` */
+  readonly stepId: string
+
+  constructor(runId: string, stepId: string, message: string) {
+    super(message, {
+      status: 409,
+      code: 'manual_review',
+      hint: `Find out whether it happened, then tide.runs.resolveStep('${runId}', '${stepId}', { decision: 'retry' }), 'complete' with its output, or 'fail'.`,
+      failureClass: 'manual_review',
+    })
+    this.runId = runId
+    this.stepId = stepId
+  }
+}
+
 /** No usable answer came: the server is down, restarting, or elsewhere. */
 export class UnreachableError extends TidebaseError {
   override readonly name = 'UnreachableError'
@@ -228,6 +264,7 @@ export function errorFromReply(status: number, body: unknown, runId: string): Ti
   if (code === 'run_cancelled') return new RunCancelledError(runId, message, hint)
   if (code === 'lease_lost') return new LeaseLostError(runId, message, hint)
   if (code === 'run_leased') return new RunLeasedError(runId, text('leaseOwner') ?? null)
+  if (code === 'manual_review') return new ManualReviewError(runId, text('stepId') ?? '', message)
   const issues = property(body, 'issues')
   return new TidebaseError(issues ? `${message} ${issueText(issues)}`.trim() : message, {
     status,

@@ -4,7 +4,7 @@
 //     └────▶ held: workflow function, heartbeats ─▶ returned  ─▶ complete
 //                                                ├▶ threw      ─▶ fail
 //                                                ├▶ told to stop ─▶ fail (`aborted`), so that the lease is free at once
-//                                                └▶ lost, cancelled ─▶ nothing is written
+//                                                └▶ lost, cancelled, parked ─▶ nothing is written
 import { backoff, delay } from './abort.ts'
 import type { BeginOptions, Engine, WorkflowFn } from './engine.ts'
 import { LeaseLostError, RunCancelledError, RunLeasedError, TidebaseError } from './errors.ts'
@@ -69,25 +69,27 @@ export async function resume<Input, Output>(
 ): Promise<Output> {
   const begun = await begin(engine, runId, options)
   if ('done' in begun) return recorded<Output>(begun.done.result)
-  return execute(engine, begun, fn, options.signal)
+  return execute(engine, begun, fn, options)
 }
 
 /**
  * Executes a held run to its end and records that end.
  *
- * @param outer stops the execution: it fails with class `aborted` and the signal's reason is thrown
+ * @param options `signal` stops the execution: it fails with class `aborted` and the signal's reason is thrown;
+ *   `parkAfterMs` lets it end while the run waits
  * @returns the workflow's value
- * @throws what the workflow throws; RunCancelledError or LeaseLostError when the run is not ours any more
+ * @throws what the workflow throws; RunCancelledError or LeaseLostError when the run is not ours any more;
+ *   RunParkedError
  */
 export async function execute<Input, Output>(
   engine: Engine,
   held: Held,
   fn: WorkflowFn<Input, Output>,
-  outer?: AbortSignal,
+  { signal, parkAfterMs }: Pick<BeginOptions, 'signal' | 'parkAfterMs'>,
 ): Promise<Output> {
-  const lease = new Lease(engine.transport, held.run, held.leaseOwner, outer)
+  const lease = new Lease(engine.transport, held.run, held.leaseOwner, signal)
   try {
-    const context = new RunContext(engine, lease, held.run, held.checkpoints)
+    const context = new RunContext(engine, lease, held.run, held.checkpoints, parkAfterMs)
     const result = await unlessStopped(lease, () => fn(context, recorded<Input>(held.run.input)))
     await complete(engine, lease, held.run, result)
     return result

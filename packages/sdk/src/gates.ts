@@ -3,6 +3,7 @@
 import type { BodyOf, Routes } from '@tidebase/wire'
 import { RunCancelledError } from './errors.ts'
 import type { Lease } from './lease.ts'
+import type { Parking } from './parking.ts'
 import { type Gate, recorded } from './types.ts'
 
 /** What a gate shows, and what becomes of it when nobody answers. */
@@ -35,9 +36,11 @@ const pollMs = 25_000
 /** The gates of one execution. */
 export class Gates {
   readonly #lease: Lease
+  readonly #parking: Parking
 
-  constructor(lease: Lease) {
+  constructor(lease: Lease, parking: Parking) {
     this.#lease = lease
+    this.#parking = parking
   }
 
   /**
@@ -71,13 +74,8 @@ export class Gates {
 
   /** Opens a gate and waits for the decision; see `RunContext.gate`. */
   async decide<Payload>(name: string, prompt: string, options: GateOptions): Promise<GateDecision<Payload>> {
-    let { gate } = await this.begin(name, prompt, options)
-    while (gate.status === 'pending') {
-      const reply = await this.get(gate.id, { waitMs: pollMs })
-      gate = reply.gate
-      if (reply.runStatus === 'cancelled') this.#lease.lose(new RunCancelledError(this.#lease.runId))
-      this.#lease.check()
-    }
+    const { gate: begun } = await this.begin(name, prompt, options)
+    const gate = isDecided(begun) ? begun : await this.#parking.during(begun.id, () => this.#decided(begun))
     return {
       decision: gate.status,
       approved: gate.status === 'approved',
@@ -86,4 +84,17 @@ export class Gates {
       gate,
     }
   }
+
+  async #decided({ id }: Gate): Promise<Gate & { status: GateDecision['decision'] }> {
+    for (;;) {
+      const { gate, runStatus } = await this.get(id, { waitMs: pollMs })
+      if (runStatus === 'cancelled') this.#lease.lose(new RunCancelledError(this.#lease.runId))
+      this.#lease.check()
+      if (isDecided(gate)) return gate
+    }
+  }
+}
+
+function isDecided(gate: Gate): gate is Gate & { status: GateDecision['decision'] } {
+  return gate.status !== 'pending'
 }

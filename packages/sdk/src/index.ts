@@ -7,8 +7,10 @@ export {
   InputMismatchError,
   type Issue,
   LeaseLostError,
+  ManualReviewError,
   RunCancelledError,
   RunLeasedError,
+  RunParkedError,
   StepError,
   StepTimeoutError,
   TidebaseError,
@@ -39,10 +41,13 @@ export type {
   RunEvent,
   RunStatus,
   Schedule,
+  Signal,
   State,
   StateVersion,
   Step,
   Usage,
+  Wait,
 } from './types.ts'
+export type { ReceivedSignal } from './waits.ts'
 export { signatureHeader, signWebhook, verifyWebhook, type WebhookHandler, type WebhookOptions } from './webhook.ts'
 export type { WorkOptions } from './worker.ts'

@@ -2,7 +2,7 @@
 //
 //   held ──close()──────────────────────────▶ over        the execution ended by itself
 //     ├────stop(reason)─────────────────────▶ over        told to stop from outside
-//     └────lose(error)──────────────────────▶ over, lost  cancelled or taken over
+//     └────lose(error)──────────────────────▶ over, lost  cancelled, taken over or parked
 //
 // Invariants: every write of an execution passes `call`; after `over` nothing more is sent; the first reason wins.
 // Fencing is the server's: this only learns of it early and stops the work.
@@ -15,6 +15,8 @@ import type { Transport } from './transport.ts'
 import type { Run } from './types.ts'
 
 const longestBeatMs = 20_000
+/** Calls that only wait, or keep the lease: an execution that makes no others is idle. */
+const idleCalls = new Set<CallName>(['heartbeatRun', 'getGate', 'getWait', 'parkRun'])
 
 /** The lease of one execution of a run. Heartbeats start with it and end with `close` or `stop`. */
 export class Lease {
@@ -26,6 +28,7 @@ export class Lease {
   #timer: ReturnType<typeof setTimeout> | undefined
   #unwatch: () => void
   #lost = false
+  #busy = 0
 
   /**
    * @param transport the way to the server
@@ -54,6 +57,21 @@ export class Lease {
     return this.#lost
   }
 
+  /** Whether anything but waiting is under way. */
+  get busy(): boolean {
+    return this.#busy > 0
+  }
+
+  /** Counts as busy while `work` is under way. */
+  async during<T>(work: () => Promise<T>): Promise<T> {
+    this.#busy++
+    try {
+      return await work()
+    } finally {
+      this.#busy--
+    }
+  }
+
   /** @throws the reason, when the execution is over */
   check(): void {
     this.signal.throwIfAborted()
@@ -66,8 +84,9 @@ export class Lease {
    */
   async call<N extends CallName>(name: N, request: CallRequest<N>): Promise<CallReply<N>> {
     this.check()
+    const send = () => this.#transport.call(name, { ...request, signal: request.signal ?? this.signal })
     try {
-      return await this.#transport.call(name, { ...request, signal: request.signal ?? this.signal })
+      return await (idleCalls.has(name) ? send() : this.during(send))
     } catch (error) {
       if (isLoss(error)) this.lose(error)
       this.check()

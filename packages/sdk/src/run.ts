@@ -7,9 +7,11 @@ import { type FanoutFn, type FanoutOptions, fanout } from './fanout.ts'
 import { type GateDecision, type GateOptions, Gates } from './gates.ts'
 import { newUsageId } from './ids.ts'
 import type { Lease } from './lease.ts'
+import { Parking } from './parking.ts'
 import { Snapshots, States } from './state.ts'
 import { type StepFn, type StepOptions, Steps } from './steps.ts'
 import type { Checkpoint, Run, Usage } from './types.ts'
+import { type ReceivedSignal, Waits } from './waits.ts'
 
 /** An entry for the usage ledger: kind, provider, model, tokens, costUsd, … */
 export type UsageEntry = BodyOf<Routes['recordUsage']>
@@ -34,24 +36,28 @@ export class RunContext {
   readonly children: Children
   readonly #lease: Lease
   readonly #steps: Steps
+  readonly #waits: Waits
 
   /**
    * @param engine for child runs
    * @param lease the lease of this execution
    * @param run the run as begin or claim answered it
    * @param checkpoints the steps it has completed already
+   * @param parkAfterMs see BeginOptions
    */
-  constructor(engine: Engine, lease: Lease, run: Run, checkpoints: readonly Checkpoint[]) {
+  constructor(engine: Engine, lease: Lease, run: Run, checkpoints: readonly Checkpoint[], parkAfterMs?: number) {
+    const parking = new Parking(lease, parkAfterMs)
     this.id = run.id
     this.workflowName = run.workflowName
     this.attempt = run.attempt
     this.metadata = run.metadata
     this.signal = lease.signal
     this.#lease = lease
-    this.#steps = new Steps(lease, checkpoints)
+    this.#steps = new Steps(lease, checkpoints, parking)
     this.state = new States(lease)
     this.snapshots = new Snapshots(lease)
-    this.gates = new Gates(lease)
+    this.gates = new Gates(lease, parking)
+    this.#waits = new Waits(lease, parking)
     this.children = new Children(engine, lease)
   }
 
@@ -82,7 +88,9 @@ export class RunContext {
   step<T>(name: string, fn: StepFn<T>): Promise<T>
   step<T>(name: string, options: StepOptions, fn: StepFn<T>): Promise<T>
   step<T>(name: string, ...rest: [StepFn<T>] | [StepOptions, StepFn<T>]): Promise<T> {
-    return rest.length === 1 ? this.#steps.run(name, {}, rest[0]) : this.#steps.run(name, rest[0], rest[1])
+    return this.#lease.during(() =>
+      rest.length === 1 ? this.#steps.run(name, {}, rest[0]) : this.#steps.run(name, rest[0], rest[1]),
+    )
   }
 
   /**
@@ -104,11 +112,12 @@ export class RunContext {
     fn: FanoutFn<Item, T>,
     options?: FanoutOptions<Item>,
   ): Promise<T[]> {
-    return fanout(this.#lease, this.#steps, name, items, fn, options)
+    return this.#lease.during(() => fanout(this.#lease, this.#steps, name, items, fn, options))
   }
 
   /**
    * Asks a human and waits for the decision, however long that takes. Asking again after a crash is the same question.
+   * In a run that came from a queue or a webhook a long wait holds no worker; see `sleep`.
    *
    * @param name its name in the run
    * @param prompt the question; the name unless given
@@ -121,6 +130,44 @@ export class RunContext {
    */
   gate<Payload = unknown>(name: string, prompt = name, options: GateOptions = {}): Promise<GateDecision<Payload>> {
     return this.gates.decide<Payload>(name, prompt, options)
+  }
+
+  /**
+   * Sleeps by the server's clock, also across crashes: a resumed run sleeps for what is left. In a run that came from a
+   * queue or a webhook a long sleep holds no worker: after `parkAfterMs` in which everything waits the run is parked,
+   * and executed again from its checkpoints when the time has come.
+   *
+   * @param time milliseconds, or a point in time
+   * @param options `name` of the timer in the run; `sleep#1`, `sleep#2`, … unless given
+   * @throws RunCancelledError when the run is cancelled meanwhile
+   *
+   * @example await run.sleep(7 * 24 * 3_600_000)
+   */
+  sleep(time: number | Date, options: { name?: string } = {}): Promise<void> {
+    return this.#waits.sleep(time, options.name)
+  }
+
+  /**
+   * Waits for the next signal of a name: `tide.runs.signal(id, name, payload)` sends one, also before anybody waits.
+   * Signals are taken in the order they came, each once. Holds no worker, as `sleep`.
+   *
+   * @param name the signal's
+   * @param options timeoutMs: how long to wait at most; without it, for ever
+   * @returns the signal, or null when none came in time
+   * @throws RunCancelledError when the run is cancelled meanwhile
+   *
+   * @example
+   * for (;;) {
+   *   const message = await run.waitForSignal<string>('message', { timeoutMs: 86_400_000 })
+   *   if (!message) return 'nobody answered'
+   *   await run.step('reply', { each: true, input: message.payload }, () => reply(message.payload))
+   * }
+   */
+  waitForSignal<Payload = unknown>(
+    name: string,
+    options: { timeoutMs?: number } = {},
+  ): Promise<ReceivedSignal<Payload> | null> {
+    return this.#waits.signal<Payload>(name, options.timeoutMs)
   }
 
   /**
@@ -146,7 +193,7 @@ export class RunContext {
     workflow: string | Workflow<Input, Output> | WorkflowFn<Input, Output>,
     options: ChildOptions<Input> = {},
   ): Promise<unknown> {
-    return this.children.execute(name, workflow, options)
+    return this.#lease.during(() => this.children.execute(name, workflow, options))
   }
 
   /**

@@ -18,6 +18,8 @@ import {
   type RunEvent,
   type RunStatus,
   recorded,
+  type Signal,
+  type Step,
 } from './types.ts'
 
 /** Which runs to list. */
@@ -123,6 +125,34 @@ export class Runs {
    */
   async resolveGate(runId: string, gateId: string, decision: BodyOf<Routes['resolveGate']>): Promise<Gate> {
     return (await this.#engine.transport.call('resolveGate', { params: { runId, gateId }, body: decision })).gate
+  }
+
+  /**
+   * Sends a signal to a run, once also when the acknowledgement is lost. It is kept until the run waits for it.
+   *
+   * @param name what the run waits for with `run.waitForSignal(name)`
+   * @param payload any JSON
+   * @param options idempotencyKey: a second call with the same key sends nothing
+   * @throws TidebaseError `run_completed`; RunCancelledError
+   */
+  async signal(
+    runId: string,
+    name: string,
+    payload?: unknown,
+    options: { idempotencyKey?: string } = {},
+  ): Promise<Signal> {
+    const body = { name, payload, idempotencyKey: options.idempotencyKey ?? newRunId() }
+    return (await this.#engine.transport.call('sendSignal', { params: { runId }, body })).signal
+  }
+
+  /**
+   * Decides about a step whose worker died in the middle of it, exactly once; see ManualReviewError.
+   *
+   * @param decision `retry`, `complete` with its `output`, or `fail`; actor
+   * @throws TidebaseError `step_not_in_review`
+   */
+  async resolveStep(runId: string, stepId: string, decision: BodyOf<Routes['resolveStep']>): Promise<Step> {
+    return (await this.#engine.transport.call('resolveStep', { params: { runId, stepId }, body: decision })).step
   }
 
   /**

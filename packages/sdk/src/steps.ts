@@ -11,9 +11,17 @@
 import { resumeDecision } from '@tidebase/wire/contract'
 import { backoff, delay, onAbort } from './abort.ts'
 import type { CallReply } from './endpoints.ts'
-import { InputMismatchError, RunCancelledError, StepError, StepTimeoutError, TidebaseError } from './errors.ts'
+import {
+  InputMismatchError,
+  ManualReviewError,
+  RunCancelledError,
+  StepError,
+  StepTimeoutError,
+  TidebaseError,
+} from './errors.ts'
 import { inputHash } from './hash.ts'
 import type { Lease } from './lease.ts'
+import type { Parking } from './parking.ts'
 import { errorText, property } from './thrown.ts'
 import { type Checkpoint, recorded } from './types.ts'
 
@@ -66,6 +74,7 @@ const noteAfterMs = 100
 
 export class Steps {
   readonly #lease: Lease
+  readonly #parking: Parking
   readonly #checkpoints: Map<string, Checkpoint>
   readonly #finished = new Set<string>()
   readonly #active = new Map<string, { hash: string; outcome: Promise<unknown> }>()
@@ -74,9 +83,11 @@ export class Steps {
   /**
    * @param lease the run being executed
    * @param checkpoints the steps it has completed already
+   * @param parking for steps that wait for somebody's decision
    */
-  constructor(lease: Lease, checkpoints: readonly Checkpoint[]) {
+  constructor(lease: Lease, checkpoints: readonly Checkpoint[], parking: Parking) {
     this.#lease = lease
+    this.#parking = parking
     this.#checkpoints = new Map(checkpoints.map((each) => [each.name, each]))
   }
 
@@ -163,7 +174,7 @@ export class Steps {
   }
 
   async #beginThenRun<T>(step: Call, fn: StepFn<T>): Promise<T> {
-    const begun = await this.#begin(step)
+    const begun = await this.#beginReviewed(step)
     if (begun.action !== 'execute') return recorded<T>(this.#settled(step, begun))
     const stepId = begun.step.id
     const tried = await this.#try(step, fn, () => this.#begin(step))
@@ -187,6 +198,18 @@ export class Steps {
         body: { ...this.#start(step), leaseOwner: this.#lease.owner },
       }),
     )
+  }
+
+  /** Begins a step; where it waits for a decision the run does too, if it may. */
+  async #beginReviewed(step: Call): Promise<CallReply<'beginStep'>> {
+    for (;;) {
+      try {
+        return await this.#begin(step)
+      } catch (error) {
+        if (!(error instanceof ManualReviewError) || !this.#parking.allowed) throw error
+        await this.#parking.until(error.stepId)
+      }
+    }
   }
 
   /** Records the failure and throws it, unless an output turns out to be recorded: that wins. */

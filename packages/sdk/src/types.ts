@@ -16,6 +16,10 @@ export type Step = RunDetail['steps'][number]
 export type Checkpoint = NonNullable<CallReply<'beginRun'>['checkpoints']>[number]
 /** A question to a human and its answer. */
 export type Gate = CallReply<'getGate'>['gate']
+/** A timer, or a wait for a signal. */
+export type Wait = CallReply<'getWait'>['wait']
+/** What was sent to a run. */
+export type Signal = CallReply<'sendSignal'>['signal']
 /** Current value of a state stream. */
 export type State = CallReply<'setState'>['state']
 /** One version of a state stream. */

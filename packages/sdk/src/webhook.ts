@@ -4,7 +4,8 @@
 import { Buffer } from 'node:buffer'
 import { createHmac, timingSafeEqual } from 'node:crypto'
 import type { Engine } from './engine.ts'
-import { RunCancelledError, RunLeasedError, TidebaseError } from './errors.ts'
+import { RunCancelledError, RunLeasedError, RunParkedError, TidebaseError } from './errors.ts'
+import { defaultParkAfterMs } from './parking.ts'
 import { errorText, property } from './thrown.ts'
 
 /** The header that carries the signature. */
@@ -19,6 +20,8 @@ export interface WebhookOptions {
   onError?: (error: unknown, runId: string) => void
   /** Stops the executions. */
   signal?: AbortSignal
+  /** As for `work`: after how long a run in which everything waits is given up, in milliseconds; 2,000 unless given. */
+  parkAfterMs?: number
 }
 
 /** Answers a delivery. The second argument may bring `waitUntil` of this request. */
@@ -63,7 +66,7 @@ export function webhook(engine: Engine, secret: string | undefined, options: Web
       code: 'webhook_secret_missing',
       hint: 'Set TIDEBASE_WEBHOOK_SECRET here and on the server, or pass `webhookSecret`.',
     })
-  const onError = options.onError ?? print
+  const { onError = print, parkAfterMs = defaultParkAfterMs } = options
   return async (request, context) => {
     if (request.method !== 'POST') return refuse(405, 'method_not_allowed', 'Webhooks are POSTed.', 'Send a POST.')
     const body = await read(request)
@@ -98,11 +101,12 @@ export function webhook(engine: Engine, secret: string | undefined, options: Web
         `No workflow "${workflowName}" is registered here.`,
         `Register it with tide.workflow('${workflowName}', …) before deliveries arrive.`,
       )
-    const work = engine.resume(runId, fn, { signal: options.signal }).then(
+    const work = engine.resume(runId, fn, { signal: options.signal, parkAfterMs }).then(
       () => undefined,
       (error: unknown) => {
         // Somebody executes it already, or it is over: what the webhook asked for is taken care of.
         if (error instanceof RunLeasedError || error instanceof RunCancelledError) return
+        if (error instanceof RunParkedError) return
         onError(error, runId)
       },
     )

@@ -6,10 +6,11 @@
 // owner of its own, so that an execution whose run was lost and claimed again here is fenced off too.
 import { backoff, delay, onAbort } from './abort.ts'
 import type { CallReply } from './endpoints.ts'
-import { type Engine, workflowFn } from './engine.ts'
-import { TidebaseError } from './errors.ts'
+import { type BeginOptions, type Engine, workflowFn } from './engine.ts'
+import { RunParkedError, TidebaseError } from './errors.ts'
 import { execute } from './execute.ts'
 import { newOwner } from './ids.ts'
+import { defaultParkAfterMs } from './parking.ts'
 import { errorText } from './thrown.ts'
 import type { Run } from './types.ts'
 
@@ -32,6 +33,11 @@ export interface WorkOptions {
   waitMs?: number
   /** Longest pause between claims when the server answers at once that there is nothing; 1,000 unless given. */
   pollMs?: number
+  /**
+   * After how long a run in which everything waits (gates, sleeps, signals) is given up, in milliseconds; 2,000 unless
+   * given. It comes back when its wait is over.
+   */
+  parkAfterMs?: number
   /** Told of failed runs (then with `run`) and of outages (once each). Prints to stderr unless given. */
   onError?: (error: unknown, run?: Run) => void
 }
@@ -39,7 +45,7 @@ export interface WorkOptions {
 /** Works until the signal; see `Tidebase.work`. */
 export async function work(engine: Engine, options: WorkOptions): Promise<void> {
   const { queues = ['default'], concurrency = 10, signal, graceMs = 25_000, onError = print } = options
-  const { waitMs = 5_000, pollMs = 1_000 } = options
+  const { waitMs = 5_000, pollMs = 1_000, parkAfterMs = defaultParkAfterMs } = options
   if (!Number.isInteger(concurrency) || concurrency < 1)
     throw new RangeError(`concurrency must be a whole number from 1, not ${concurrency}`)
   const name = options.leaseOwner ?? newOwner('worker')
@@ -48,8 +54,10 @@ export async function work(engine: Engine, options: WorkOptions): Promise<void> 
   let freed = () => {}
 
   const start = (run: Run, claimed: CallReply<'claim'>) => {
-    const ended = executeClaimed(engine, run, claimed, stop.signal)
-      .catch((error: unknown) => tell(onError, error, run))
+    const ended = executeClaimed(engine, run, claimed, { signal: stop.signal, parkAfterMs })
+      .catch((error: unknown) => {
+        if (!(error instanceof RunParkedError)) tell(onError, error, run)
+      })
       .finally(() => {
         running.delete(ended)
         freed()
@@ -109,7 +117,7 @@ async function executeClaimed(
   engine: Engine,
   run: Run,
   claimed: CallReply<'claim'>,
-  signal: AbortSignal,
+  options: Pick<BeginOptions, 'signal' | 'parkAfterMs'>,
 ): Promise<void> {
   const held = { run, leaseOwner: claimed.leaseOwner, checkpoints: claimed.checkpoints?.[run.id] ?? [] }
   await execute(
@@ -117,7 +125,7 @@ async function executeClaimed(
     held,
     // Looked up inside, so that a run nobody here can execute is recorded as failed and another worker may try.
     (context, input: unknown) => workflowFn(engine, run.workflowName)(context, input),
-    signal,
+    options,
   )
 }
 
