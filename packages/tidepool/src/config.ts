@@ -81,3 +81,43 @@ export function authConfig(setting: AuthSetting): AuthConfig {
   if (setting === 'paywall') return { ...standard, signup: false }
   return { ...standard, ...setting }
 }
+
+interface Issue {
+  path: (string | number)[]
+  message: string
+}
+
+const isPlain = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
+
+/** What is wrong with a setting of `tp.auth`; types are no help to programs in JavaScript. */
+export function authIssues(auth: AuthConfig): Issue[] {
+  const issues: Issue[] = []
+  const known = authConfig('standard')
+  const need = (ok: boolean, path: string[], message: string) => {
+    if (!ok) issues.push({ path, message })
+  }
+  for (const field of Object.keys(auth))
+    need(field in known, [field], `is not a field; there are ${Object.keys(known).join(', ')}`)
+  for (const field of ['signup', 'signupConfirm', 'reset', 'magicLink'] as const)
+    need(typeof auth[field] === 'boolean', [field], 'must be true or false')
+  need(
+    Array.isArray(auth.required) && auth.required.every((path) => typeof path === 'string' && path.startsWith('/')),
+    ['required'],
+    "must be a list of paths such as '/dash/*'",
+  )
+  need(
+    Array.isArray(auth.oauth) && auth.oauth.every((provider) => provider === 'google'),
+    ['oauth'],
+    "must be a list of providers; there is 'google'",
+  )
+  if (!isPlain(auth.theme)) return [...issues, { path: ['theme'], message: 'must be {page, accent, css}' }]
+  for (const [field, value] of Object.entries(auth.theme)) {
+    need(['page', 'accent', 'css'].includes(field), ['theme', field], 'is not a field; there are page, accent, css')
+    need(value === undefined || typeof value === 'string', ['theme', field], 'must be a text')
+  }
+  const { page, accent }: AuthTheme = auth.theme
+  need(!page || String(page).includes('{content}'), ['theme', 'page'], 'must contain {content}')
+  need(!accent || !/[;{}<]/.test(String(accent)), ['theme', 'accent'], 'must be a CSS colour')
+  return issues
+}

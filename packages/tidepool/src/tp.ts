@@ -5,6 +5,7 @@
  * To add a member: its file, its line in `createTp`, its row in the reference (docs), a test through HTTP.
  */
 import { createHash } from 'node:crypto'
+import { createUser, type NewUserFields } from './auth/accounts.ts'
 import type { SentMail } from './backend.ts'
 import { addBackground, type BackgroundOptions } from './background.ts'
 import { type AdminConfig, type AuthConfig, type AuthSetting, authConfig, type PaymentsConfig } from './config.ts'
@@ -22,6 +23,7 @@ import type { User } from './request.ts'
 import { createState, type State } from './state.ts'
 import { listUsers, publicUser } from './users.ts'
 
+export type { NewUserFields } from './auth/accounts.ts'
 export type { Attachment, FileInfo, Json } from './backend.ts'
 export type {
   AdminConfig,
@@ -84,6 +86,15 @@ export interface Tp {
    */
   get admin(): AdminConfig
   set admin(setting: AdminConfig)
+  /**
+   * Makes an account, or adds to the one that is there: calling it at every start is fine. A password is set only
+   * where the account has none.
+   * @param fields `{name, subscriptions, purchased, …}`; further fields lie in `user.data`
+   * @throws TpError `invalid` (address, password below 8 characters)
+   * @example await tp.createUser('ada@example.com', 'a long password', { subscriptions: ['pro'] })
+   */
+  createUser(email: string, fields?: NewUserFields): Promise<User>
+  createUser(email: string, password?: string, fields?: NewUserFields): Promise<User>
   /**
    * All users, without anything secret.
    * @example const paying = (await tp.users()).filter((user) => user.subscriptions.includes('pro'))
@@ -217,6 +228,11 @@ export function createTp(pod: Pod): Tp {
     },
     set admin(setting: AdminConfig) {
       pod.admin = setting
+    },
+    createUser(email: string, ...rest: [NewUserFields?] | [string?, NewUserFields?]) {
+      const password = typeof rest[0] === 'string' ? rest[0] : undefined
+      const fields = typeof rest[0] === 'object' ? rest[0] : rest[1]
+      return createUser(pod, email, password, fields ?? {})
     },
     async users() {
       return (await listUsers(backend())).map(publicUser)

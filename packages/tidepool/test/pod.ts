@@ -1,7 +1,7 @@
 /**
  * Test helpers: a pod on a real socket with storage in a temporary folder, and a client for it.
  */
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -34,9 +34,13 @@ export interface TestPod {
 /** Starts a pod that `main` registers; it is stopped and its folder removed when the test ends. */
 export async function startTestPod(
   main: (tp: Tp) => unknown,
-  options: Partial<StartOptions> & { features?: Feature[] } = {},
+  options: Partial<StartOptions> & { features?: Feature[]; secrets?: Record<string, string> } = {},
 ): Promise<TestPod> {
   const dir = options.dir ?? (await mkdtemp(join(tmpdir(), 'tidepool-pod-')))
+  if (options.secrets) {
+    await mkdir(join(dir, 'tp_data'), { recursive: true })
+    await writeFile(join(dir, 'tp_data', 'secrets.json'), JSON.stringify(options.secrets), { mode: 0o600 })
+  }
   const pod = createPod()
   const tp = createTp(pod)
   for (const feature of options.features ?? []) pod.use(feature)
