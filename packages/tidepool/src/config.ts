@@ -121,3 +121,35 @@ export function authIssues(auth: AuthConfig): Issue[] {
   need(!accent || !/[;{}<]/.test(String(accent)), ['theme', 'accent'], 'must be a CSS colour')
   return issues
 }
+
+/** What is wrong with a setting of `tp.payments`. */
+export function paymentIssues(payments: PaymentsConfig): Issue[] {
+  const issues: Issue[] = []
+  if (!isPlain(payments) || !Array.isArray(payments.products))
+    return [{ path: ['products'], message: 'must be a list of products' }]
+  const seen = new Set<unknown>()
+  for (const [at, product] of payments.products.entries()) {
+    const need = (ok: boolean, field: string, message: string) => {
+      if (!ok) issues.push({ path: ['products', at, field], message })
+    }
+    if (!isPlain(product)) {
+      issues.push({ path: ['products', at], message: 'must be {id, name, price}' })
+      continue
+    }
+    const { id, name, price, recurring, currency } = product
+    const isId = typeof id === 'string' && /^[a-z0-9][a-z0-9_-]{0,39}$/.test(id)
+    need(isId, 'id', 'must be small letters, digits, - and _')
+    need(!['portal', 'webhook', 'done'].includes(String(id)), 'id', 'is the name of a page of ours; choose another')
+    need(!seen.has(id), 'id', 'is given twice')
+    seen.add(id)
+    need(typeof name === 'string' && name.trim() !== '', 'name', 'must be a text')
+    need(Number.isInteger(price) && Number(price) > 0, 'price', 'must be a whole number of cents above 0: 500 is $5.00')
+    need(
+      recurring === undefined || recurring === 'month' || recurring === 'year',
+      'recurring',
+      "must be 'month' or 'year', or be left out",
+    )
+    need(currency === undefined || /^[a-z]{3}$/.test(String(currency)), 'currency', "must be a code such as 'usd'")
+  }
+  return issues
+}

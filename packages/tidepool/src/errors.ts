@@ -19,6 +19,8 @@ export const codes = {
     'A form or script on another site tried to change something here.',
     'Send the request from a page of this app, or set {crossSite: true} on a route that checks its callers itself.',
   ],
+  bad_signature: [400, 'The webhook is not signed as it must be.', 'Check the signing secret and the clock.'],
+  payment_failed: [502, 'The payment provider did not do what was asked.', 'Try again; the log of the app says why.'],
   not_found: [404, 'Nothing answers at this path.', 'Check the path; tp.route and tp.page register paths.'],
   method_not_allowed: [405, 'The path exists, with other methods.', 'Add the method to {methods: […]} of the route.'],
   conflict: [409, 'Somebody else changed this in the meantime.', 'Read it again and repeat.'],

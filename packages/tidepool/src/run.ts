@@ -15,12 +15,13 @@ import { findPlace } from './error-page.ts'
 import { errorBody, messageOf, TpError } from './errors.ts'
 import { filesFeature } from './files.ts'
 import { jsonLog, type Log, readableLog } from './log.ts'
+import { paymentsFeature } from './payments/payments.ts'
 import type { Feature, Pod } from './pod.ts'
 import { type Listening, serve } from './serve.ts'
 import { pod as podOfProcess } from './tp.ts'
 
 /** In this order: who a request comes from and whether it may pass is decided first. */
-const features: readonly Feature[] = [authFeature, filesFeature, backgroundFeature]
+const features: readonly Feature[] = [authFeature, paymentsFeature, filesFeature, backgroundFeature]
 
 export interface StartOptions {
   /** The pod's folder. */

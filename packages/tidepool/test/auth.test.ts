@@ -1,37 +1,8 @@
 import { OAuth2Server } from 'oauth2-mock-server'
 import { expect, onTestFinished, test, vi } from 'vitest'
 import type { Tp } from '../src/tp.ts'
+import { mailTo, userIn, type Visitor, visitor } from './browser.ts'
 import { rawRequest, startTestPod, type TestPod } from './pod.ts'
-
-/** Who /who says it is. */
-async function userIn(answer: Response): Promise<unknown> {
-  const { user }: { user?: unknown } = JSON.parse(await answer.text())
-  return user
-}
-
-/** A browser as far as login needs one: it keeps cookies. */
-function browser(pod: TestPod) {
-  const cookies = new Map<string, string>()
-  const headers = () => ({
-    accept: 'text/html',
-    cookie: [...cookies].map(([name, value]) => `${name}=${value}`).join('; '),
-  })
-  const keep = (answer: Response) => {
-    for (const line of answer.headers.getSetCookie()) {
-      const [, name = '', value = ''] = /^([^=]+)=([^;]*)/.exec(line) ?? []
-      if (value === '' || /max-age=0/i.test(line)) cookies.delete(name)
-      else cookies.set(name, value)
-    }
-    return answer
-  }
-  return {
-    cookies,
-    get: async (path: string) => keep(await pod.fetch(path, { headers: headers() })),
-    post: async (path: string, fields: Record<string, string>) =>
-      keep(await pod.post(path, fields, { headers: headers() })),
-    who: async () => userIn(await pod.fetch('/who', { headers: headers() })),
-  }
-}
 
 const start = (main: (tp: Tp) => unknown = () => undefined, options: Parameters<typeof startTestPod>[1] = {}) =>
   startTestPod((tp) => {
@@ -42,30 +13,20 @@ const start = (main: (tp: Tp) => unknown = () => undefined, options: Parameters<
     return main(tp)
   }, options)
 
-/** The newest mail to an address, and the path of the link in it. */
-async function mailTo(pod: TestPod, to: string, subject = '') {
-  return vi.waitFor(async () => {
-    const mail = (await pod.backend.mail.list()).find((each) => each.to === to && each.subject.includes(subject))
-    if (!mail) throw new Error(`no mail to ${to}`)
-    const link = /https?:\/\/\S+/.exec(mail.text)?.[0] ?? ''
-    return { ...mail, link, path: link.replace(/^https?:\/\/[^/]+/, '') }
-  })
-}
-const tokenOf = (path: string) => new URL(path, 'http://x').searchParams.get('token') ?? ''
 const password = 'correct horse'
 
 /** Signs up and confirms. */
 async function member(pod: TestPod, email = 'ada@example.com') {
-  const ada = browser(pod)
+  const ada = visitor(pod)
   await ada.post('/_auth/signup', { email, password })
-  const { path } = await mailTo(pod, email, 'Confirm')
-  await ada.post('/_auth/confirm', { token: tokenOf(path) })
+  const { token } = await mailTo(pod, email, 'Confirm')
+  await ada.post('/_auth/confirm', { token })
   return ada
 }
 
 test('sign-up, confirmation, logout, login, and back to where one wanted to go', async () => {
   const pod = await start()
-  const ada = browser(pod)
+  const ada = visitor(pod)
   const turned = await ada.get('/dash/reports?year=2026')
   expect([turned.status, turned.headers.get('location')]).toEqual([
     303,
@@ -76,13 +37,13 @@ test('sign-up, confirmation, logout, login, and back to where one wanted to go',
   expect((await ada.post('/_auth/signup', { email: 'ada@example.com', password, next })).status).toBe(200)
   expect(await ada.who()).toBeNull()
   expect((await ada.post('/_auth/login', { email: 'ada@example.com', password })).status).toBe(403)
-  const { path, text, html } = await mailTo(pod, 'ada@example.com', 'Confirm')
+  const { path, token, text, html } = await mailTo(pod, 'ada@example.com', 'Confirm')
   expect(html).toContain(path.replaceAll('&', '&amp;'))
   expect(text).toContain('ignore this mail')
   const confirming = await ada.get(path)
   expect(await confirming.text()).toContain('Confirm ada@example.com')
   expect(await ada.who()).toBeNull()
-  const confirmed = await ada.post('/_auth/confirm', { token: tokenOf(path) })
+  const confirmed = await ada.post('/_auth/confirm', { token })
   expect([confirmed.status, confirmed.headers.get('location')]).toEqual([303, next])
   expect(await ada.who()).toMatchObject({ email: 'ada@example.com', confirmed: true, subscriptions: [] })
   expect(await (await ada.get('/dash')).text()).toBe('dash of ada@example.com')
@@ -99,38 +60,38 @@ test('sign-up, confirmation, logout, login, and back to where one wanted to go',
 test('a magic link logs in once; looking at it uses nothing up', async () => {
   const pod = await start()
   await member(pod)
-  const phone = browser(pod)
+  const phone = visitor(pod)
   await phone.post('/_auth/magic', { email: 'ada@example.com', next: '/dash' })
-  const { path } = await mailTo(pod, 'ada@example.com', 'login link')
+  const { path, token } = await mailTo(pod, 'ada@example.com', 'login link')
   for (let n = 0; n < 3; n++) expect((await phone.get(path)).status).toBe(200)
   expect(await phone.who()).toBeNull()
   const [first, second] = await Promise.all([
-    phone.post('/_auth/magic', { token: tokenOf(path) }),
-    browser(pod).post('/_auth/magic', { token: tokenOf(path) }),
+    phone.post('/_auth/magic', { token }),
+    visitor(pod).post('/_auth/magic', { token }),
   ])
   expect([first.status, second.status].sort()).toEqual([303, 410])
   expect((await phone.get(path)).status).toBe(410)
   const stored = JSON.stringify(await pod.backend.scan('tokens', {}))
-  expect(stored).not.toContain(tokenOf(path))
+  expect(stored).not.toContain(token)
 })
 
 test('a new password ends every other session and every older link', async () => {
   const pod = await start()
   const ada = await member(pod)
-  const thief = browser(pod)
+  const thief = visitor(pod)
   await thief.post('/_auth/login', { email: 'ada@example.com', password })
   expect(await thief.who()).not.toBeNull()
   await ada.post('/_auth/magic', { email: 'ada@example.com' })
   const magic = await mailTo(pod, 'ada@example.com', 'login link')
   await ada.post('/_auth/reset', { email: 'ada@example.com' })
-  const { path } = await mailTo(pod, 'ada@example.com', 'new password')
+  const { path, token } = await mailTo(pod, 'ada@example.com', 'new password')
   expect((await ada.get(path)).status).toBe(200)
-  expect((await ada.post('/_auth/reset', { token: tokenOf(path), password: 'short' })).status).toBe(422)
-  expect((await ada.post('/_auth/reset', { token: tokenOf(path), password: 'a new password' })).status).toBe(303)
+  expect((await ada.post('/_auth/reset', { token, password: 'short' })).status).toBe(422)
+  expect((await ada.post('/_auth/reset', { token, password: 'a new password' })).status).toBe(303)
   expect(await ada.who()).not.toBeNull()
   expect(await thief.who()).toBeNull()
-  expect((await ada.post('/_auth/magic', { token: tokenOf(magic.path) })).status).toBe(410)
-  expect((await ada.post('/_auth/reset', { token: tokenOf(path), password: 'a third one' })).status).toBe(410)
+  expect((await ada.post('/_auth/magic', { token: magic.token })).status).toBe(410)
+  expect((await ada.post('/_auth/reset', { token, password: 'a third one' })).status).toBe(410)
   expect((await thief.post('/_auth/login', { email: 'ada@example.com', password })).status).toBe(401)
   expect((await thief.post('/_auth/login', { email: 'ada@example.com', password: 'a new password' })).status).toBe(303)
 })
@@ -141,33 +102,31 @@ test.each(['magic', 'google'])('who proves an address by %s ends what somebody e
     tp.auth.signupConfirm = false
     if (google) tp.auth.oauth = ['google']
   }, google?.options)
-  const attacker = browser(pod)
+  const attacker = visitor(pod)
   await attacker.post('/_auth/signup', { email: 'victim@example.com', password })
   expect(await attacker.who()).toMatchObject({ email: 'victim@example.com' })
   await attacker.post('/_auth/reset', { email: 'victim@example.com' })
   const reset = await mailTo(pod, 'victim@example.com', 'new password')
-  const victim = browser(pod)
+  const victim = visitor(pod)
   if (google) {
     google.user = { sub: '1', email: 'victim@example.com', email_verified: true }
     await google.signIn(victim)
   } else {
     await victim.post('/_auth/magic', { email: 'victim@example.com' })
-    const { path } = await mailTo(pod, 'victim@example.com', 'login link')
-    await victim.post('/_auth/magic', { token: tokenOf(path) })
+    const { token } = await mailTo(pod, 'victim@example.com', 'login link')
+    await victim.post('/_auth/magic', { token })
   }
   expect(await victim.who()).toMatchObject({ email: 'victim@example.com', confirmed: true })
   expect(await attacker.who()).toBeNull()
   expect((await attacker.post('/_auth/login', { email: 'victim@example.com', password })).status).toBe(401)
-  expect((await attacker.post('/_auth/reset', { token: tokenOf(reset.path), password: 'again again' })).status).toBe(
-    410,
-  )
+  expect((await attacker.post('/_auth/reset', { token: reset.token, password: 'again again' })).status).toBe(410)
 })
 
 test('known and unknown addresses get the same answers', async () => {
   const pod = await start()
   await member(pod)
   const answers = async (email: string) => {
-    const visitor = browser(pod)
+    const somebody = visitor(pod)
     const seen: unknown[] = []
     for (const [path, fields] of [
       ['/_auth/login', { password: 'not the one' }],
@@ -175,7 +134,7 @@ test('known and unknown addresses get the same answers', async () => {
       ['/_auth/reset', {}],
       ['/_auth/signup', { password: 'another password' }],
     ] as const) {
-      const answer = await visitor.post(path, { email, ...fields })
+      const answer = await somebody.post(path, { email, ...fields })
       seen.push([path, answer.status, (await answer.text()).replaceAll(email, 'EMAIL'), [...answer.headers.keys()]])
     }
     return seen
@@ -270,7 +229,7 @@ test('next leads to a path of this app and nowhere else', async () => {
     '/x\\..\\evil',
   ]
   for (const next of evil) {
-    const answer = await browser(pod).post('/_auth/login', { email: 'ada@example.com', password, next })
+    const answer = await visitor(pod).post('/_auth/login', { email: 'ada@example.com', password, next })
     const location = answer.headers.get('location') ?? ''
     expect({ next, location, origin: new URL(location, 'http://here').origin }).toMatchObject({
       next,
@@ -281,7 +240,7 @@ test('next leads to a path of this app and nowhere else', async () => {
       /value="[^"]*evil\.example/,
     )
   }
-  const good = await browser(pod).post('/_auth/login', { email: 'ada@example.com', password, next: '/a%20b?c=d#e' })
+  const good = await visitor(pod).post('/_auth/login', { email: 'ada@example.com', password, next: '/a%20b?c=d#e' })
   expect(good.headers.get('location')).toBe('/a%20b?c=d#e')
 })
 
@@ -341,10 +300,10 @@ test('paywall: no sign-up form, login by mail; the theme is the app’s', async 
   expect(text).toContain('--accent:#7a1fa2')
   expect(text).toContain('h1{color:red}')
   expect(page.headers.get('content-security-policy')).toMatch(/^default-src 'none'; style-src 'sha256-/)
-  const ada = browser(pod)
+  const ada = visitor(pod)
   await ada.post('/_auth/magic', { email: 'ada@example.com' })
-  const { path } = await mailTo(pod, 'ada@example.com')
-  await ada.post('/_auth/magic', { token: tokenOf(path) })
+  const { token } = await mailTo(pod, 'ada@example.com')
+  await ada.post('/_auth/magic', { token })
   expect(await ada.who()).toMatchObject({ subscriptions: ['pro'], purchased: ['book'], data: { plan: 'gold' } })
   expect(await pod.tp.users()).toHaveLength(1)
 })
@@ -390,7 +349,7 @@ async function provider() {
       secrets: { google_client_id: 'id', google_client_secret: 'secret', google_issuer: server.issuer.url ?? '' },
     },
     /** Goes to the provider and comes back; `change` may tamper with the way back. */
-    async signIn(who: ReturnType<typeof browser>, change: (back: URL) => void = () => undefined, next = '/dash') {
+    async signIn(who: Visitor, change: (back: URL) => void = () => undefined, next = '/dash') {
       const begun = await who.get(`/_auth/oauth/google?next=${encodeURIComponent(next)}`)
       const to = new URL(begun.headers.get('location') ?? '')
       expect(to.searchParams.get('code_challenge_method')).toBe('S256')
@@ -412,7 +371,7 @@ test('Google signs up, links and logs in, only with a verified address', async (
   const pod = await start((tp) => {
     tp.auth.oauth = ['google']
   }, google.options)
-  const ada = browser(pod)
+  const ada = visitor(pod)
   google.user = { sub: '7', email: 'ada@example.com', email_verified: false }
   expect((await google.signIn(ada)).status).toBe(403)
   expect(await pod.tp.users()).toEqual([])
@@ -428,7 +387,7 @@ test('Google signs up, links and logs in, only with a verified address', async (
   expect([back.status, back.headers.get('location')]).toEqual([303, '/dash'])
   expect(await ada.who()).toMatchObject({ name: 'Ada', avatarUrl: 'https://x.example/a.png', confirmed: true })
   google.nonce = undefined
-  expect((await google.signIn(browser(pod))).status).toBe(303)
+  expect((await google.signIn(visitor(pod))).status).toBe(303)
   expect(await pod.tp.users()).toHaveLength(1)
   expect(await (await pod.page('/_auth/login')).text()).toContain('/_auth/oauth/google')
 })
@@ -438,18 +397,18 @@ test('Google: a wrong state, a wrong nonce, another browser and a second use are
   const pod = await start((tp) => {
     tp.auth.oauth = ['google']
   }, google.options)
-  expect((await google.signIn(browser(pod), (back) => back.searchParams.set('state', 'x'))).status).toBe(400)
+  expect((await google.signIn(visitor(pod), (back) => back.searchParams.set('state', 'x'))).status).toBe(400)
   google.nonce = 'not the one'
-  expect((await google.signIn(browser(pod))).status).toBe(400)
+  expect((await google.signIn(visitor(pod))).status).toBe(400)
   google.nonce = undefined
-  const victim = browser(pod)
+  const victim = visitor(pod)
   let way = ''
-  await google.signIn(browser(pod), (back) => {
+  await google.signIn(visitor(pod), (back) => {
     way = back.pathname + back.search
   })
   expect((await victim.get(way)).status).toBe(400)
   expect(await victim.who()).toBeNull()
-  const denied = browser(pod)
+  const denied = visitor(pod)
   google.nonce = undefined
   const refused = await google.signIn(denied, (back) => {
     back.search = `?error=access_denied&state=${back.searchParams.get('state')}`
