@@ -153,3 +153,45 @@ export function paymentIssues(payments: PaymentsConfig): Issue[] {
   }
   return issues
 }
+
+const fieldType = /^(string|text|bool|number|date|choice:[^,]+(,[^,]+)*)$/
+
+/** What is wrong with a setting of `tp.admin`. */
+export function adminIssues(admin: AdminConfig): Issue[] {
+  const issues: Issue[] = []
+  if (!isPlain(admin)) return [{ path: [], message: 'must be {users, models}' }]
+  for (const field of Object.keys(admin))
+    if (field !== 'users' && field !== 'models')
+      issues.push({ path: [field], message: 'is not a field; there are users, models' })
+  const { users, models }: { users?: unknown; models?: unknown } = admin
+  if (
+    users !== undefined &&
+    !(Array.isArray(users) && users.every((each) => typeof each === 'string' && each.includes('@')))
+  )
+    issues.push({ path: ['users'], message: 'must be a list of e-mail addresses' })
+  if (models !== undefined && !isPlain(models))
+    return [...issues, { path: ['models'], message: 'must be {name: {fields}}' }]
+  for (const [name, model] of Object.entries(models ?? {})) {
+    const path = ['models', name]
+    if (!/^[\w-]+$/.test(name)) issues.push({ path, message: 'must be letters, digits, - and _' })
+    if (!isPlain(model) || !isPlain(model.fields) || Object.keys(model.fields).length === 0) {
+      issues.push({ path: [...path, 'fields'], message: "must be {field: type}, such as {title: 'string'}" })
+      continue
+    }
+    for (const [field, type] of Object.entries(model.fields)) {
+      if (typeof type !== 'string' || !fieldType.test(type))
+        issues.push({
+          path: [...path, 'fields', field],
+          message: 'must be string, text, bool, number, date or choice:a,b',
+        })
+      if (field.startsWith('_')) issues.push({ path: [...path, 'fields', field], message: 'must not begin with _' })
+    }
+    const { fields, display = [] } = model
+    if (!Array.isArray(display)) issues.push({ path: [...path, 'display'], message: 'must be a list of fields' })
+    else
+      for (const field of display)
+        if (!Object.hasOwn(fields, String(field)))
+          issues.push({ path: [...path, 'display'], message: `names ${JSON.stringify(field)}, which is not a field` })
+  }
+  return issues
+}

@@ -7,6 +7,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
+import { adminFeature } from './admin/admin.ts'
 import { authFeature } from './auth/auth.ts'
 import type { Backend } from './backend.ts'
 import { openLocalBackend } from './backend-local.ts'
@@ -21,7 +22,7 @@ import { type Listening, serve } from './serve.ts'
 import { pod as podOfProcess } from './tp.ts'
 
 /** In this order: who a request comes from and whether it may pass is decided first. */
-const features: readonly Feature[] = [authFeature, paymentsFeature, filesFeature, backgroundFeature]
+const features: readonly Feature[] = [authFeature, paymentsFeature, adminFeature, filesFeature, backgroundFeature]
 
 export interface StartOptions {
   /** The pod's folder. */
