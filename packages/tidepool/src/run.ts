@@ -12,6 +12,7 @@ import { authFeature } from './auth/auth.ts'
 import type { Backend } from './backend.ts'
 import { openLocalBackend } from './backend-local.ts'
 import { backgroundFeature } from './background.ts'
+import { devFeature, printingMail } from './dev-pages.ts'
 import { findPlace } from './error-page.ts'
 import { errorBody, messageOf, TpError } from './errors.ts'
 import { filesFeature } from './files.ts'
@@ -22,7 +23,14 @@ import { type Listening, serve } from './serve.ts'
 import { pod as podOfProcess } from './tp.ts'
 
 /** In this order: who a request comes from and whether it may pass is decided first. */
-const features: readonly Feature[] = [authFeature, paymentsFeature, adminFeature, filesFeature, backgroundFeature]
+const features: readonly Feature[] = [
+  authFeature,
+  paymentsFeature,
+  adminFeature,
+  devFeature,
+  filesFeature,
+  backgroundFeature,
+]
 
 export interface StartOptions {
   /** The pod's folder. */
@@ -56,7 +64,8 @@ export async function startPod(pod: Pod, load: () => unknown, options: StartOpti
   const origin = options.origin ?? `http://localhost:${port}`
   const deployment = options.deployment ?? randomBytes(6).toString('hex')
   const log = options.log ?? (mode === 'dev' ? readableLog() : jsonLog())
-  const backend = await options.open()
+  const opened = await options.open()
+  const backend = mode === 'dev' ? printingMail(opened, log) : opened
   try {
     const setup = { mode, dir, origin, aliases, deployment, trustProxy, allowHosts, backend, log }
     pod.bind(setup)

@@ -6,6 +6,7 @@ import { withNext } from '../auth/next.ts'
 import { cookieName } from '../auth/sessions.ts'
 import { TpError } from '../errors.ts'
 import { html } from '../html.ts'
+import { isLocalHost } from '../local-host.ts'
 import type { Pod } from '../pod.ts'
 import { cookieHeader, type Reply, reply } from '../reply.ts'
 import type { Request } from '../request.ts'
@@ -15,12 +16,6 @@ import { normaliseEmail } from '../users.ts'
 
 const keySeconds = 30 * 24 * 3600
 const sessionSeconds = 12 * 3600
-
-/** Whether the address that the browser believes to talk to is this machine: a name that points here is not enough. */
-export function isLocalHost(host: string | undefined, origin: string): boolean {
-  const name = (host ?? '').replace(/:\d+$/, '').toLowerCase()
-  return name === new URL(origin).hostname || /^(localhost|127\.0\.0\.1|\[::1\]|[a-z0-9-]+\.localhost)$/.test(name)
-}
 
 /** Makes a key and shows it in the log. It is good for one exchange. */
 export async function announceKey(pod: Pod): Promise<void> {
