@@ -2,8 +2,21 @@
  * Limits per address, per account, per whatever: counters in the backend with the backend's clock, so that they hold
  * over all replicas.
  */
+import ipaddr from 'ipaddr.js'
 import type { Backend } from './backend.ts'
 import { TpError } from './errors.ts'
+
+/** What limits per address count by: an IPv6 customer has a whole /64 to choose addresses from. */
+export function networkOf(ip: string): string {
+  if (!ipaddr.IPv6.isValid(ip)) return ip
+  const address = ipaddr.IPv6.parse(ip)
+  return address.isIPv4MappedAddress()
+    ? address.toIPv4Address().toString()
+    : address.parts
+        .slice(0, 4)
+        .map((part) => part.toString(16))
+        .join(':')
+}
 
 export interface Limit {
   /** How many are allowed … */

@@ -28,7 +28,8 @@ export async function findUser(backend: Backend, id: string): Promise<UserRecord
 /** The user with this address, or undefined. */
 export async function findUserByEmail(backend: Backend, email: string): Promise<UserRecord | undefined> {
   const id = (await backend.read('emails', normaliseEmail(email)))?.value
-  return id === undefined ? undefined : findUser(backend, id)
+  // Two look-ups either way: how long it takes must not tell whether there is an account.
+  return findUser(backend, id ?? 'nobody')
 }
 
 /**
@@ -66,20 +67,22 @@ export async function insertUser(
 }
 
 /**
- * Changes a user atomically; `change` may be called again when somebody else was faster.
+ * Changes a user atomically; `change` may be called again when somebody else was faster, and gives undefined to leave it.
  * @param also further changes that happen with it or not at all; a condition of theirs that fails ends it
  * @returns the changed user, or undefined when there is none or a condition of `also` did not hold
  */
 export async function updateUser(
   backend: Backend,
   id: string,
-  change: (user: UserRecord) => UserRecord,
+  change: (user: UserRecord) => UserRecord | undefined,
   also: readonly Write[] = [],
 ): Promise<UserRecord | undefined> {
   for (let tries = 0; tries < maxTries; tries++) {
     const entry = await backend.read('users', id)
     if (!entry) return undefined
-    const value = { ...change(entry.value), id, email: entry.value.email }
+    const changed = change(entry.value)
+    if (!changed) return undefined
+    const value = { ...changed, id, email: entry.value.email }
     const outcome = await backend.write([{ op: 'set', space: 'users', key: id, value, if: entry.version }, ...also])
     if (outcome.ok) return value
     if (outcome.at > 0) return undefined

@@ -36,7 +36,7 @@ test('sign-up, confirmation, logout, login, and back to where one wanted to go',
   const next = '/dash/reports?year=2026'
   expect((await ada.post('/_auth/signup', { email: 'ada@example.com', password, next })).status).toBe(200)
   expect(await ada.who()).toBeNull()
-  expect((await ada.post('/_auth/login', { email: 'ada@example.com', password })).status).toBe(403)
+  expect((await ada.post('/_auth/login', { email: 'ada@example.com', password })).status).toBe(401)
   const { path, token, text, html } = await mailTo(pod, 'ada@example.com', 'Confirm')
   expect(html).toContain(path.replaceAll('&', '&amp;'))
   expect(text).toContain('ignore this mail')
@@ -120,6 +120,48 @@ test.each(['magic', 'google'])('who proves an address by %s ends what somebody e
   expect(await attacker.who()).toBeNull()
   expect((await attacker.post('/_auth/login', { email: 'victim@example.com', password })).status).toBe(401)
   expect((await attacker.post('/_auth/reset', { token: reset.token, password: 'again again' })).status).toBe(410)
+})
+
+test('only who signed up can confirm: in the same browser, or with the password of that sign-up', async () => {
+  const pod = await start()
+  const attacker = visitor(pod)
+  await attacker.post('/_auth/signup', { email: 'victim@example.com', password: 'attackers own' })
+  const planted = await mailTo(pod, 'victim@example.com', 'Confirm')
+  const victim = visitor(pod)
+  expect(await (await victim.get(planted.path)).text()).toContain('The password you have chosen')
+  expect((await victim.post('/_auth/confirm', { token: planted.token })).status).toBe(401)
+  expect(await pod.tp.users()).toEqual([])
+  // The victim signs up too, and confirms on another device.
+  await victim.post('/_auth/signup', { email: 'victim@example.com', password })
+  const own = await vi.waitFor(async () => {
+    const mail = await mailTo(pod, 'victim@example.com', 'Confirm')
+    expect(mail.token).not.toBe(planted.token)
+    return mail
+  })
+  const phone = visitor(pod)
+  expect((await phone.post('/_auth/confirm', { token: own.token, password: 'attackers own' })).status).toBe(401)
+  expect((await phone.post('/_auth/confirm', { token: own.token, password })).status).toBe(303)
+  expect((await attacker.post('/_auth/login', { email: 'victim@example.com', password: 'attackers own' })).status).toBe(
+    401,
+  )
+  // The attacker's own link changes nothing any more.
+  await attacker.post('/_auth/confirm', { token: planted.token })
+  expect((await attacker.post('/_auth/login', { email: 'victim@example.com', password: 'attackers own' })).status).toBe(
+    401,
+  )
+})
+
+test('a login that races a reset does not survive it', async () => {
+  const pod = await start()
+  await member(pod)
+  await pod.post('/_auth/reset', { email: 'ada@example.com' })
+  const { token } = await mailTo(pod, 'ada@example.com', 'new password')
+  const thieves = Array.from({ length: 4 }, () => visitor(pod))
+  await Promise.all([
+    ...thieves.map((thief) => thief.post('/_auth/login', { email: 'ada@example.com', password })),
+    visitor(pod).post('/_auth/reset', { token, password: 'a new password' }),
+  ])
+  for (const thief of thieves) expect(await thief.who()).toBeNull()
 })
 
 test('known and unknown addresses get the same answers', async () => {
@@ -215,6 +257,9 @@ test('next leads to a path of this app and nowhere else', async () => {
   const pod = await start()
   await pod.tp.createUser('ada@example.com', password)
   const evil = [
+    '/.//evil.example',
+    '/x/..//evil.example/y',
+    '/%2e//evil.example',
     '//evil.example',
     '/\\evil.example',
     'https:evil.example',

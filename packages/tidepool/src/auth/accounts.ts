@@ -74,22 +74,25 @@ export async function createUser(
  * sessions, links) ends then.
  * @param change what happens with it
  * @param also further changes, all or nothing: using a token up
- * @returns the account, or undefined when `also` did not hold
+ * @returns the account, or undefined when `also` did not hold or all its sessions were ended meanwhile
  */
 export function proveAddress(
   pod: Pod,
-  userId: string,
+  { id, epoch }: Pick<UserRecord, 'id' | 'epoch'>,
   change: (user: UserRecord) => Partial<UserRecord> = () => ({}),
   also: readonly Write[] = [],
 ): Promise<UserRecord | undefined> {
   return updateUser(
     pod.setup().backend,
-    userId,
-    (user) => ({
-      ...user,
-      ...(user.confirmed ? {} : { passwordHash: null, epoch: user.epoch + 1, confirmed: true }),
-      ...change(user),
-    }),
+    id,
+    (user) =>
+      user.epoch === epoch
+        ? {
+            ...user,
+            ...(user.confirmed ? {} : { passwordHash: null, epoch: user.epoch + 1, confirmed: true }),
+            ...change(user),
+          }
+        : undefined,
     also,
   )
 }

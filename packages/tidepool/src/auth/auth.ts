@@ -44,12 +44,15 @@ const isOpen = (path: string) => /^\/_(auth|pay)\//.test(path)
 
 /** `*` in a path of `required` stands for anything. */
 function matcher(glob: string): (path: string) => boolean {
+  // Who protects what lies under a path means the path too.
   const source = glob
+    .replace(/\/\*$/, '')
     .split('*')
     .map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'))
     .join('.*')
   // A trailing slash is no way around: routers take it for the same path.
-  const expression = new RegExp(`^${source}$`, 'su')
+  const below = glob.endsWith('/*') ? '(/.*)?' : ''
+  const expression = new RegExp(`^${source}${below}$`, 'su')
   return (path) => expression.test(path) || expression.test(path.replace(/\/+$/, ''))
 }
 

@@ -15,12 +15,13 @@ import {
   randomPKCECodeVerifier,
   randomState,
 } from 'openid-client'
+import type { UserRecord } from '../backend.ts'
 import { messageOf, TpError } from '../errors.ts'
 import { html } from '../html.ts'
 import type { Pod } from '../pod.ts'
 import { cookieHeader, type Reply, reply } from '../reply.ts'
 import { consumeToken, issueToken } from '../tokens.ts'
-import { findUserByEmail, insertUser } from '../users.ts'
+import { findUser, findUserByEmail, insertUser } from '../users.ts'
 import { proveAddress } from './accounts.ts'
 import { welcome } from './login.ts'
 import { safeNext } from './next.ts'
@@ -102,27 +103,44 @@ export function mountGoogle(pod: Pod): void {
     const { sub = '', email, email_verified, name, picture } = claims ?? {}
     if (email_verified !== true || !text(email))
       return refused('Google has not verified that the e-mail address of this account is yours.', 403)
-    const userId = await account(text(sub), text(email), text(name), text(picture))
-    if (!userId) return refused('There is no account for this address.', 403)
-    const { body, options } = await welcome(pod, req, userId, safeNext(begun.data.next))
+    const user = await account(text(sub), text(email), text(name), text(picture))
+    if (!user) return refused('There is no account for this address.', 403)
+    if (user === 'another') return refused('This address belongs to another Google account here.', 403)
+    const { body, options } = await welcome(pod, req, user, safeNext(begun.data.next))
     return reply(body, { ...options, cookies: { [cookieName(pod, 'tp_oauth')]: null } })
   })
 
-  async function account(google: string, email: string, name: string, picture: string): Promise<string | undefined> {
+  /** The account that Google's user has here; by Google's id, because addresses change hands. */
+  async function account(
+    google: string,
+    email: string,
+    name: string,
+    picture: string,
+  ): Promise<UserRecord | 'another' | undefined> {
+    const link = { op: 'set', space: 'settings', key: `google:${google}` } as const
     for (let tries = 0; tries < 5; tries++) {
+      const linked = (await backend.read('settings', link.key))?.value
+      const owner = typeof linked === 'string' ? await findUser(backend, linked) : undefined
+      if (owner) return owner
       const known = await findUserByEmail(backend, email)
+      if (known?.google && known.google !== google) return 'another'
       if (known) {
-        const link = await proveAddress(pod, known.id, (user) => ({
+        const fields = (user: UserRecord) => ({
           google,
           name: user.name ?? (name || null),
           avatarUrl: user.avatarUrl ?? (picture || null),
-        }))
-        return link?.id
+        })
+        const proven = await proveAddress(pod, known, fields, [{ ...link, value: known.id }])
+        if (proven) return proven
+        continue
       }
       if (!pod.auth?.signup) return undefined
       const fields = { email, google, confirmed: true, name: name || null, avatarUrl: picture || null }
       const made = await insertUser(backend, fields)
-      if (made) return made.id
+      if (made) {
+        await backend.write([{ ...link, value: made.id }])
+        return made
+      }
     }
     throw new TpError('conflict', 'The account is changed by too many at once')
   }

@@ -3,7 +3,7 @@
  * browser in which the account was logged in before has a device cookie and a count of its own.
  */
 import { TpError } from '../errors.ts'
-import { countUse, limitUse, resetUse } from '../limits.ts'
+import { countUse, limitUse, networkOf, resetUse } from '../limits.ts'
 import type { Pod } from '../pod.ts'
 import { cookieHeader } from '../reply.ts'
 import type { Request } from '../request.ts'
@@ -27,14 +27,19 @@ export async function countGuess(pod: Pod, req: Request, email: string, userId: 
   const known = device && userId ? await peekToken(backend, device, 'device') : undefined
   const key =
     device && known && known.userId === userId ? `login:device:${hashToken(device)}` : `login:account:${account}`
-  await limitUse(backend, `login:ip:${req.ip}`, perIp, 'Logins from your address')
+  const ip = `login:ip:${networkOf(req.ip)}`
+  // Who shares an address with somebody who guesses is not kept out of their own browser.
+  if (!key.startsWith('login:device:')) await limitUse(backend, ip, perIp, 'Logins from your address')
   const { allowed, retryAfter } = await countUse(backend, key, perAccount)
   if (!allowed)
     throw new TpError('rate_limited', 'Too many wrong passwords for this account', {
       retryAfter,
       hint: 'Wait a little, or log in by a mailed link.',
     })
-  return () => resetUse(backend, key)
+  return async () => {
+    await resetUse(backend, key)
+    await backend.write([{ op: 'increment', space: 'limits', key: ip, by: -1, if: 'present' }])
+  }
 }
 
 /** Remembers this browser as one of the user's. @returns a Set-Cookie header, or nothing when it is known already */

@@ -1,6 +1,7 @@
 /**
  * /_auth/login and /_auth/logout: e-mail and password in, session out.
  */
+import type { UserRecord } from '../backend.ts'
 import { TpError } from '../errors.ts'
 import { type Html, html } from '../html.ts'
 import type { Pod } from '../pod.ts'
@@ -12,11 +13,10 @@ import { safeNext, withNext } from './next.ts'
 import { alert, authPage, confirmForm } from './page.ts'
 import { verifyPassword } from './passwords.ts'
 import { endSession, startSession } from './sessions.ts'
-import { mailConfirmation } from './signup.ts'
 
 /** Lets somebody in: a new session, and on to where they wanted to go. */
-export async function welcome(pod: Pod, req: Request, userId: string, next: string): Promise<Reply> {
-  const cookies = [await startSession(pod, req, userId), ...(await rememberDevice(pod, req, userId))]
+export async function welcome(pod: Pod, req: Request, user: UserRecord, next: string): Promise<Reply> {
+  const cookies = [await startSession(pod, req, user), ...(await rememberDevice(pod, req, user.id))]
   return reply(null, { status: 303, headers: { location: next, 'set-cookie': cookies, 'cache-control': 'no-store' } })
 }
 
@@ -71,18 +71,12 @@ export function mountLogin(pod: Pod): void {
       })
     }
     const right = await verifyPassword(user?.passwordHash, req.body.password)
-    if (!user || !right) return page(pod, next, email, 'This address and password do not belong together.', 401)
-    await forget()
-    if (!user.confirmed && pod.auth?.signupConfirm) {
-      mailConfirmation(pod, user, next)
-      return authPage(
-        pod,
-        'Confirm your address first',
-        html`<p>We have sent you a mail. Open the link in it, then you are in.</p>`,
-        { status: 403 },
-      )
+    if (!user || !right) {
+      const first = pod.auth?.signupConfirm ? ' If you have just signed up, open the link in your mail first.' : ''
+      return page(pod, next, email, `This address and password do not belong together.${first}`, 401)
     }
-    return welcome(pod, req, user.id, next)
+    await forget()
+    return welcome(pod, req, user, next)
   })
 
   pod.mount('/_auth/logout', { methods: ['GET', 'POST'] }, async (req) => {

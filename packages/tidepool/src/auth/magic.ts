@@ -4,7 +4,7 @@
 import { checkAddress } from '../email.ts'
 import { TpError } from '../errors.ts'
 import { html } from '../html.ts'
-import { limitUse } from '../limits.ts'
+import { limitUse, networkOf } from '../limits.ts'
 import type { Pod } from '../pod.ts'
 import { consumption, issueToken, peekToken } from '../tokens.ts'
 import { findUser, findUserByEmail } from '../users.ts'
@@ -47,9 +47,9 @@ export function mountMagic(pod: Pod): void {
       const user = found?.userId ? await findUser(backend, found.userId) : undefined
       if (!found || !user || user.epoch !== found.epoch) return staleLink(pod, '/_auth/magic', 'Get a new link')
       if (!post) return authPage(pod, 'Log in', confirmForm('/_auth/magic', { token }, `Log in as ${user.email}`))
-      const proven = await proveAddress(pod, user.id, undefined, [consumption(token)])
+      const proven = await proveAddress(pod, user, undefined, [consumption(token)])
       return proven
-        ? welcome(pod, req, proven.id, safeNext(found.data.next))
+        ? welcome(pod, req, proven, safeNext(found.data.next))
         : staleLink(pod, '/_auth/magic', 'Get a new link')
     }
     if (!pod.auth?.magicLink) throw new TpError('not_found', 'Nothing answers at /_auth/magic')
@@ -57,7 +57,7 @@ export function mountMagic(pod: Pod): void {
     const given = String(req.body.email ?? '').slice(0, 254)
     let error: string | undefined
     if (post) {
-      await limitUse(backend, `magic:ip:${req.ip}`, perIp, 'Login mails from your address')
+      await limitUse(backend, `magic:ip:${networkOf(req.ip)}`, perIp, 'Login mails from your address')
       try {
         sendMagicLink(pod, checkAddress(given), next)
         return authPage(

@@ -10,8 +10,8 @@ import { countUse } from '../limits.ts'
 import type { Pod } from '../pod.ts'
 import { normaliseEmail } from '../users.ts'
 
-/** Mails to one address. */
-const perAddress = { max: 5, seconds: 3600 }
+/** Mails of a kind to one address. The window is no longer than a link is good, so that the owner always has one. */
+const perAddress = { max: 5, seconds: 1800 }
 
 const underWay = new WeakMap<Pod, Set<Promise<void>>>()
 
@@ -49,8 +49,8 @@ export interface LinkMail {
 /** Mails a link, unless the address has had too many. Must not be waited for by an answer, see `afterwards`. */
 export async function mailLink(pod: Pod, to: string, mail: LinkMail): Promise<void> {
   const { backend, log } = pod.setup()
-  const { allowed } = await countUse(backend, `mail:${normaliseEmail(to)}`, perAddress)
-  if (!allowed) return log.warn(`No more login mails to one address in this hour`)
+  const { allowed } = await countUse(backend, `mail:${mail.subject}:${normaliseEmail(to)}`, perAddress)
+  if (!allowed) return log.warn(`No more login mails to one address in this half hour`)
   const link = pod.url(mail.path)
   const good = `The link is good for ${mail.minutes} minutes, once. If you did not ask for it, ignore this mail.`
   await backend.mail.send({

@@ -9,7 +9,9 @@ export function safeNext(next: unknown): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be there
   if (!/^\/(?![/\\])[^\\\u0000-\u001f\u007f]*$/.test(next)) return '/'
   const url = new URL(next, 'http://here.invalid')
-  return url.origin === 'http://here.invalid' ? url.pathname + url.search + url.hash : '/'
+  // `/.//evil` only becomes `//evil` now.
+  const ours = url.origin === 'http://here.invalid' && !url.pathname.startsWith('//')
+  return ours ? url.pathname + url.search + url.hash : '/'
 }
 
 /** `path?next=…`, without the parameter when it would only say `/`. */

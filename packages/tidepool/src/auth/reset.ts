@@ -4,7 +4,7 @@
 import { checkAddress } from '../email.ts'
 import { TpError } from '../errors.ts'
 import { html } from '../html.ts'
-import { limitUse } from '../limits.ts'
+import { limitUse, networkOf } from '../limits.ts'
 import type { Pod } from '../pod.ts'
 import { consumption, issueToken, peekToken } from '../tokens.ts'
 import { findUser, findUserByEmail, updateUser } from '../users.ts'
@@ -52,7 +52,7 @@ export function mountReset(pod: Pod): void {
   }
 
   async function request(ip: string, given: string, next: string) {
-    await limitUse(backend, `reset:ip:${ip}`, perIp, 'Password mails from your address')
+    await limitUse(backend, `reset:ip:${networkOf(ip)}`, perIp, 'Password mails from your address')
     let email: string
     try {
       email = checkAddress(given)
@@ -99,11 +99,11 @@ export function mountReset(pod: Pod): void {
     const changed = await updateUser(
       backend,
       user.id,
-      (now) => ({ ...now, passwordHash, confirmed: true, epoch: now.epoch + 1 }),
+      (now) => (now.epoch === user.epoch ? { ...now, passwordHash, confirmed: true, epoch: now.epoch + 1 } : undefined),
       [consumption(token)],
     )
     return changed
-      ? welcome(pod, req, changed.id, safeNext(found.data.next))
+      ? welcome(pod, req, changed, safeNext(found.data.next))
       : staleLink(pod, '/_auth/reset', 'Get a new link')
   })
 }

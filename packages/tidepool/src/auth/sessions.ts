@@ -2,6 +2,7 @@
  * Sessions: a random token in a host-only cookie; the backend knows its hash. Every login starts a new one and ends
  * the one before; raising a user's `epoch` ends all of them.
  */
+import type { UserRecord } from '../backend.ts'
 import type { Pod } from '../pod.ts'
 import { cookieHeader } from '../reply.ts'
 import type { Request } from '../request.ts'
@@ -16,12 +17,16 @@ export function cookieName(pod: Pod, name: string): string {
 }
 
 /**
- * Starts a session for a user and ends the one that the request came with.
+ * Starts a session and ends the one that the request came with.
+ * @param user as it was when it was decided to let them in: what has ended its sessions since then ends this one too
  * @returns the value of the Set-Cookie header that carries it
  */
-export async function startSession(pod: Pod, req: Request, userId: string): Promise<string> {
+export async function startSession(
+  pod: Pod,
+  req: Request,
+  { id: userId, epoch }: Pick<UserRecord, 'id' | 'epoch'>,
+): Promise<string> {
   const { backend } = pod.setup()
-  const user = await findUser(backend, userId)
   const token = newToken()
   const old = req.cookies[cookieName(pod, 'tp_session')]
   await backend.write([
@@ -30,7 +35,7 @@ export async function startSession(pod: Pod, req: Request, userId: string): Prom
       op: 'set',
       space: 'sessions',
       key: hashToken(token),
-      value: { userId, epoch: user?.epoch ?? 0, createdAt: Date.now() },
+      value: { userId, epoch, createdAt: Date.now() },
       ttl: maxAge * 1000,
     },
   ])

@@ -136,7 +136,7 @@ async function done(pod: Pod, req: Request): Promise<Reply> {
 async function thank(pod: Pod, req: Request, user: UserRecord, login: boolean): Promise<Reply> {
   if (req.user?.id === user.id) return reply(null, { status: 303, headers: { location: '/' } })
   if (login && !user.confirmed && !user.passwordHash) {
-    const cookie = await startSession(pod, req, user.id)
+    const cookie = await startSession(pod, req, user)
     sendMagicLink(pod, user.email, '/')
     return reply(null, { status: 303, headers: { location: '/', 'set-cookie': cookie, 'cache-control': 'no-store' } })
   }
