@@ -3,6 +3,11 @@
 import { existsSync } from 'node:fs'
 
 const build = new URL('../../../scripts/build.mjs', import.meta.url)
-if (existsSync(build)) await (await import(build.href)).buildIfStale('tidepool')
+if (existsSync(build)) {
+  const { buildIfStale } = await import(build.href)
+  // The dev server starts Tidebase for pods with workflows.
+  await buildIfStale('tidebase')
+  await buildIfStale('tidepool')
+}
 const { main } = await import('../dist/main.js')
 await main(process.argv.slice(2))

@@ -21,6 +21,12 @@ export const codes = {
   ],
   bad_signature: [400, 'The webhook is not signed as it must be.', 'Check the signing secret and the clock.'],
   payment_failed: [502, 'The payment provider did not do what was asked.', 'Try again; the log of the app says why.'],
+  no_tidebase: [
+    503,
+    'There is no Tidebase to keep durable runs.',
+    'Run the app with `tidepool dev`, or set TIDEBASE_URL and TIDEBASE_API_KEY.',
+  ],
+  unknown_workflow: [500, 'No workflow of this name is registered.', 'Register it with tp.workflow.'],
   not_found: [404, 'Nothing answers at this path.', 'Check the path; tp.route and tp.page register paths.'],
   method_not_allowed: [405, 'The path exists, with other methods.', 'Add the method to {methods: […]} of the route.'],
   conflict: [409, 'Somebody else changed this in the meantime.', 'Read it again and repeat.'],

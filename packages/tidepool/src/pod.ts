@@ -18,6 +18,7 @@ import type { Html } from './html.ts'
 import type { Log } from './log.ts'
 import type { Request, User } from './request.ts'
 import { createRouter, type Found, type Params } from './router.ts'
+import type { TidebaseAddress } from './workflows.ts'
 
 /** HTTP methods a route may answer. HEAD and OPTIONS are answered by the server. */
 export type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
@@ -66,6 +67,8 @@ export interface Setup {
   allowHosts: readonly string[]
   backend: Backend
   log: Log
+  /** Where Tidebase is, for durable runs; undefined when there is none. */
+  tidebase?: (() => Promise<TidebaseAddress>) | undefined
 }
 
 /** An error that a request met, for /_dev and the error page. */

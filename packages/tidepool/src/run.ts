@@ -21,6 +21,7 @@ import { paymentsFeature } from './payments/payments.ts'
 import type { Feature, Pod } from './pod.ts'
 import { type Listening, serve } from './serve.ts'
 import { pod as podOfProcess } from './tp.ts'
+import type { TidebaseAddress } from './workflows.ts'
 
 /** In this order: who a request comes from and whether it may pass is decided first. */
 const features: readonly Feature[] = [
@@ -45,6 +46,7 @@ export interface StartOptions {
   deployment?: string
   trustProxy?: boolean
   allowHosts?: readonly string[]
+  tidebase?: (() => Promise<TidebaseAddress>) | undefined
   log?: Log
 }
 
@@ -59,7 +61,7 @@ export interface Running extends Listening {
  * @throws TpError `main_failed` with file and line, `bad_data_file`, `locked`, `port_taken`, `bad_config`
  */
 export async function startPod(pod: Pod, load: () => unknown, options: StartOptions): Promise<Running> {
-  const { dir, mode = 'dev', where, aliases = [], trustProxy = false, allowHosts = [] } = options
+  const { dir, mode = 'dev', where, aliases = [], trustProxy = false, allowHosts = [], tidebase } = options
   const port = 'port' in where ? where.port : 0
   const origin = options.origin ?? `http://localhost:${port}`
   const deployment = options.deployment ?? randomBytes(6).toString('hex')
@@ -67,7 +69,7 @@ export async function startPod(pod: Pod, load: () => unknown, options: StartOpti
   const opened = await options.open()
   const backend = mode === 'dev' ? printingMail(opened, log) : opened
   try {
-    const setup = { mode, dir, origin, aliases, deployment, trustProxy, allowHosts, backend, log }
+    const setup = { mode, dir, origin, aliases, deployment, trustProxy, allowHosts, backend, log, tidebase }
     pod.bind(setup)
     await loadMain(load, dir)
     for (const feature of [...features, ...pod.features]) await feature(pod)
@@ -110,6 +112,7 @@ async function loadMain(load: () => unknown, dir: string): Promise<void> {
 export type PodMessage =
   | { type: 'ready'; port: number }
   | { type: 'alive' }
+  | { type: 'tidebase' }
   | { type: 'failed'; error: ReturnType<typeof errorBody>; stack: string }
 
 /**
@@ -121,6 +124,7 @@ export type PodMessage =
  *   TIDEPOOL_DEPLOYMENT             id of this deployment
  *   TIDEPOOL_TRUST_PROXY=1          a proxy in front sets X-Forwarded-For
  *   TIDEPOOL_ALLOW_HOSTS            host:port,… that tp.http may call although they are not public
+ *   TIDEBASE_URL, TIDEBASE_API_KEY  where durable runs are kept; while developing the dev server starts it
  *   TIDEPOOL_TAKE_OVER=1            wait for another process to leave the data folder instead of giving up
  */
 export async function runPod(load: () => unknown): Promise<void> {
@@ -146,6 +150,7 @@ export async function runPod(load: () => unknown): Promise<void> {
       deployment: env.TIDEPOOL_DEPLOYMENT,
       trustProxy: env.TIDEPOOL_TRUST_PROXY === '1',
       allowHosts: list(env.TIDEPOOL_ALLOW_HOSTS),
+      tidebase: tidebaseOf(env.TIDEBASE_URL, env.TIDEBASE_API_KEY),
     })
     const stop = () => {
       clearInterval(alive)
@@ -179,6 +184,28 @@ export async function runPod(load: () => unknown): Promise<void> {
     process.exitCode = 1
     process.disconnect?.()
   }
+}
+
+/** What the dev server answers to a `tidebase` message. */
+export type TidebaseAnswer = { type: 'tidebase'; url: string } | { type: 'tidebase'; error: string }
+
+const isAnswer = (value: unknown): value is TidebaseAnswer =>
+  typeof value === 'object' && value !== null && 'type' in value && value.type === 'tidebase'
+
+function tidebaseOf(url: string | undefined, apiKey: string | undefined) {
+  if (url) return async () => ({ url, apiKey })
+  if (!process.send) return undefined
+  return () =>
+    new Promise<TidebaseAddress>((resolve, reject) => {
+      const answered = (message: unknown) => {
+        if (!isAnswer(message)) return
+        process.off('message', answered)
+        if ('url' in message) resolve({ url: message.url })
+        else reject(new TpError('no_tidebase', `Tidebase did not start: ${message.error}`))
+      }
+      process.on('message', answered)
+      process.send?.({ type: 'tidebase' } satisfies PodMessage)
+    })
 }
 
 async function openPatiently(data: string, log: Log, patient: boolean): Promise<Backend> {

@@ -5,6 +5,7 @@
  * To add a member: its file, its line in `createTp`, its row in the reference (docs), a test through HTTP.
  */
 import { createHash } from 'node:crypto'
+import type { Run } from '@tidebase/sdk'
 import { createUser, type NewUserFields } from './auth/accounts.ts'
 import type { SentMail } from './backend.ts'
 import { addBackground, type BackgroundOptions } from './background.ts'
@@ -22,6 +23,14 @@ import { redirect, reply } from './reply.ts'
 import type { User } from './request.ts'
 import { createState, type State } from './state.ts'
 import { listUsers, publicUser } from './users.ts'
+import {
+  createWorkflows,
+  type RunOptions,
+  type Runs,
+  type Workflow,
+  type WorkflowFn,
+  type WorkflowOptions,
+} from './workflows.ts'
 
 export type { NewUserFields } from './auth/accounts.ts'
 export type { Attachment, FileInfo, Json } from './backend.ts'
@@ -42,6 +51,7 @@ export type { Handler, Method, RouteOptions } from './pod.ts'
 export type { CookieOptions, Reply, ReplyOptions } from './reply.ts'
 export type { Request, UploadedFile, User } from './request.ts'
 export type { Params } from './router.ts'
+export type { RunContext, RunOptions, Runs, Workflow, WorkflowFn, WorkflowOptions } from './workflows.ts'
 
 /** Everything a pod can do. */
 export interface Tp {
@@ -169,6 +179,43 @@ export interface Tp {
   background(task: () => unknown): void
   background(options: BackgroundOptions, task: () => unknown): void
   /**
+   * Registers a durable workflow: a function whose completed steps are not repeated when it goes on after a crash, a
+   * restart or a deploy. This pod executes it, at most 10 runs at a time.
+   * @param fn gets `run` (`step`, `sleep`, `gate`, `waitForSignal`, `child`, `fanout`, `state`, `usage`) and the input
+   * @param options `{queue}`
+   * @returns the workflow, for `tp.enqueue`
+   * @throws TpError `bad_config` when the name is taken
+   * @example
+   * tp.workflow('welcome', async (run, input: { email: string }) => {
+   *   await run.step('greet', () => tp.email(input.email, 'Welcome', 'Good to have you here.'))
+   *   await run.sleep(3 * 24 * 3_600_000)
+   *   await run.step('ask', () => tp.email(input.email, 'How is it going?', 'Just reply.'))
+   * })
+   */
+  workflow<Input, Output>(name: string, fn: WorkflowFn<Input, Output>): Workflow<Input, Output>
+  workflow<Input, Output>(
+    name: string,
+    options: WorkflowOptions,
+    fn: WorkflowFn<Input, Output>,
+  ): Workflow<Input, Output>
+  /**
+   * Starts a run of a workflow. It is executed up to 5 times until it succeeds, unless `maxAttempts` says otherwise.
+   * @param options `{input, dedupeKey, delayMs, runAt, maxAttempts, priority, deadlineMs, metadata}`
+   * @returns `{run, deduplicated}`
+   * @throws TpError `unknown_workflow`, `no_tidebase`
+   * @example const { run } = await tp.enqueue('welcome', { input: { email: 'ada@example.com' }, dedupeKey: 'ada' })
+   */
+  enqueue<Input>(
+    workflow: string | Workflow<Input, unknown>,
+    options?: RunOptions<Input>,
+  ): Promise<{ run: Run; deduplicated: boolean }>
+  /**
+   * The pod's runs: `list get cancel wait signal subscribe resolveGate`.
+   * @throws TpError `no_tidebase`
+   * @example const { runs } = await tp.runs.list({ workflow: 'welcome', status: 'failed' })
+   */
+  readonly runs: Runs
+  /**
    * The full address of a path, for mails, feeds and webhooks: from the configured origin, never from a request.
    * @example tp.url('/post/hello')
    */
@@ -195,7 +242,9 @@ export function createTp(pod: Pod): Tp {
   const http = createHttp(() => pod.setup().allowHosts)
   const state = createState(pod)
   let renderer: ReturnType<typeof createRender> | undefined
+  const workflows = createWorkflows(pod)
   pod.use(state.feature)
+  pod.use(workflows.feature)
   pod.onStop(http.close)
 
   return {
@@ -257,6 +306,17 @@ export function createTp(pod: Pod): Tp {
     background(...rest: [() => unknown] | [BackgroundOptions, () => unknown]): void {
       const [options, task] = rest.length === 1 ? [{}, rest[0]] : rest
       addBackground(pod, options, task)
+    },
+    workflow<Input, Output>(
+      name: string,
+      ...rest: [WorkflowFn<Input, Output>] | [WorkflowOptions, WorkflowFn<Input, Output>]
+    ) {
+      const [options, fn] = rest.length === 1 ? [{}, rest[0]] : rest
+      return workflows.workflow(name, options, fn)
+    },
+    enqueue: workflows.enqueue,
+    get runs() {
+      return workflows.runs
     },
     url: (path) => pod.url(path),
     redirect,

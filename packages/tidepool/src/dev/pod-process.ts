@@ -7,8 +7,8 @@
  * Invariant: a process that no longer answers its own clock (its event loop is blocked) is killed after `hangMs`.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import type { ErrorBody } from '../errors.ts'
-import type { PodMessage } from '../run.ts'
+import { type ErrorBody, messageOf } from '../errors.ts'
+import type { PodMessage, TidebaseAnswer } from '../run.ts'
 import { bundleOf, nodeArguments } from './build.ts'
 
 const hangMs = 8000
@@ -18,6 +18,8 @@ const stopMs = 6000
 export interface ProcessEvents {
   onReady: () => void
   onFailed: (error: ErrorBody, stack: string) => void
+  /** It wants durable runs. @returns where Tidebase is */
+  onTidebase: () => Promise<string>
   /** It ended without being told to: crashed or was killed for hanging. */
   onCrash: (reason: 'hang' | 'exit', code: number | null) => void
 }
@@ -56,11 +58,22 @@ export function startPodProcess(
     }, hangMs)
   }
 
+  function answer(message: TidebaseAnswer): void {
+    if (child.connected) child.send(message)
+  }
+
   child.on('message', (message: unknown) => {
     if (!isMessage(message) || stopping) return
     if (message.type === 'failed') {
       failed = true
       events.onFailed(message.error, message.stack)
+      return
+    }
+    if (message.type === 'tidebase') {
+      void events.onTidebase().then(
+        (url) => answer({ type: 'tidebase', url }),
+        (error: unknown) => answer({ type: 'tidebase', error: messageOf(error) }),
+      )
       return
     }
     expectLife()

@@ -19,6 +19,7 @@ import { type ErrorBody, errorBody, TpError } from '../errors.ts'
 import { takeLock } from '../local/lock.ts'
 import { buildError, createBuild } from './build.ts'
 import { type PodProcess, startPodProcess } from './pod-process.ts'
+import { devTidebase } from './tidebase.ts'
 
 /** A save often touches several files. */
 const settleMs = 25
@@ -69,6 +70,7 @@ export async function startDevServer(options: DevOptions): Promise<DevServer> {
     await build.dispose()
     throw error
   }
+  const tidebase = devTidebase(dir)
   const runDir = await mkdtemp(join(tmpdir(), 'tidepool-'))
   let generation = 0
   let socket = ''
@@ -200,6 +202,7 @@ export async function startDevServer(options: DevOptions): Promise<DevServer> {
           const place = error.file && error.line ? placeOf(dir, error) : findPlace({ stack }, dir)
           breakDown(error, place, stack)
         },
+        onTidebase: () => tidebase.address(),
         onCrash: (reason, code) => {
           if (mine !== generation || closed) return
           const why = reason === 'hang' ? 'stopped answering (its event loop was blocked)' : `ended with code ${code}`
@@ -261,6 +264,7 @@ export async function startDevServer(options: DevOptions): Promise<DevServer> {
       await watcher.close()
       await work
       await current?.stop()
+      await tidebase.stop()
       server.close()
       server.closeAllConnections()
       await build.dispose()
