@@ -1,7 +1,8 @@
-// Writes the files that are generated: from the contract, and from the migrations. With --check it writes nothing and fails when one is stale.
+// Writes the files that are generated: from the contract, the migrations and the types. With --check it writes nothing and fails when one is stale.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { errorCodes, openApiDocument, routes } from '@tidebase/wire'
+import { reference } from './reference.ts'
 import { schemaSql } from './schema.ts'
 
 const root = new URL('..', import.meta.url)
@@ -9,6 +10,7 @@ const files: Record<string, () => string | Promise<string>> = {
   'packages/wire/openapi.json': () => `${JSON.stringify(openApiDocument(routes), null, 2)}\n`,
   'docs/errors.md': errorsPage,
   'packages/tidebase/schema.sql': schemaSql,
+  'packages/tidepool/reference.json': reference,
 }
 
 function errorsPage(): string {

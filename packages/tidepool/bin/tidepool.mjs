@@ -5,8 +5,8 @@ import { existsSync } from 'node:fs'
 const build = new URL('../../../scripts/build.mjs', import.meta.url)
 if (existsSync(build)) {
   const { buildIfStale } = await import(build.href)
-  // The dev server starts Tidebase for pods with workflows.
-  await buildIfStale('tidebase')
+  // The dev server starts Tidebase for pods with workflows; an ejected runtime imports its SDK.
+  for (const name of ['tidebase', 'sdk']) await buildIfStale(name)
   await buildIfStale('tidepool')
 }
 const { main } = await import('../dist/main.js')

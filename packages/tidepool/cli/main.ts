@@ -7,6 +7,8 @@
 import { Command, CommanderError } from 'commander'
 import { TpError } from '../src/errors.ts'
 import { dev } from './dev.ts'
+import { docs } from './docs.ts'
+import { eject } from './eject.ts'
 import { init } from './init.ts'
 import { createOutput, printError } from './output.ts'
 import { quickstart } from './quickstart.ts'
@@ -54,6 +56,18 @@ Start here:
     .option('--port <n>', 'the port (default: 8000, or the next free one)')
     .addHelpText('after', '\nExample:\n  tidepool quickstart\n\nStarted again, it runs what is there.\n')
     .action((name: string, options: { port?: string }) => quickstart(name, options, output()))
+  program
+    .command('eject')
+    .description('copy the runtime into the project, to change it')
+    .argument('[dir]', 'the folder', '.')
+    .addHelpText('after', '\nExample:\n  tidepool eject\n\nDeleting the folder tidepool/ undoes it.\n')
+    .action((dir: string) => eject(dir, output()))
+  program
+    .command('docs')
+    .description('every tool of `tp`: what it takes, returns and throws, with an example')
+    .argument('[topic]', 'a tool (db, auth, db.update) or an error (errors/bad_route)')
+    .addHelpText('after', '\nExamples:\n  tidepool docs\n  tidepool docs db.update\n  tidepool docs errors --json\n')
+    .action((topic: string | undefined) => docs(topic, output()))
   return program
 }
 

@@ -172,15 +172,30 @@ export function createHttp(allow: () => readonly string[]) {
 
   const by = (method: string) => (url: string, options?: HttpOptions) => request(method, url, options)
   return {
-    /** GET. @example const data = await (await tp.http.get('https://api.example.com/x', { params: { q: 1 } })).json() */
+    /**
+     * GET; see `request`.
+     * @example const found = await tp.http.get('https://api.example.com/x', { params: { q: 1 } })
+     */
     get: by('GET'),
-    /** POST. @example await tp.http.post('https://api.example.com/x', { json: { a: 1 } }) */
+    /**
+     * POST; see `request`.
+     * @example await tp.http.post('https://api.example.com/x', { json: { a: 1 } })
+     */
     post: by('POST'),
-    /** PUT. @example await tp.http.put('https://api.example.com/x/1', { json: { a: 2 } }) */
+    /**
+     * PUT; see `request`.
+     * @example await tp.http.put('https://api.example.com/x/1', { json: { a: 2 } })
+     */
     put: by('PUT'),
-    /** PATCH. @example await tp.http.patch('https://api.example.com/x/1', { json: { a: 3 } }) */
+    /**
+     * PATCH; see `request`.
+     * @example await tp.http.patch('https://api.example.com/x/1', { json: { a: 3 } })
+     */
     patch: by('PATCH'),
-    /** DELETE. @example await tp.http.delete('https://api.example.com/x/1') */
+    /**
+     * DELETE; see `request`.
+     * @example await tp.http.delete('https://api.example.com/x/1')
+     */
     delete: by('DELETE'),
     request,
     /** Closes idle connections. */

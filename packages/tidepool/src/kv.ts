@@ -76,7 +76,7 @@ export function createDb(backend: () => Backend) {
 
   /**
    * Entries whose keys start with `p`, in key order.
-   * @example for (const { key, value } of await tp.db.prefix<Post>('post:', { reverse: true, limit: 20 })) …
+   * @example const newest = await tp.db.prefix<Post>('post:', { reverse: true, limit: 20 })
    */
   async function prefix<T = Json>(p: string, options: PrefixOptions = {}): Promise<{ key: string; value: T }[]> {
     const { limit = Number.POSITIVE_INFINITY, reverse = false } = options
@@ -144,7 +144,7 @@ export function createDb(backend: () => Backend) {
   /**
    * Stores a value only if the key is free.
    * @returns whether it was
-   * @example if (!(await tp.db.setIfAbsent(`vote:${req.user.id}`, choice))) return 409
+   * @example if (!(await tp.db.setIfAbsent(`vote:${user.id}`, choice))) return 409
    */
   async function setIfAbsent(key: string, value: unknown): Promise<boolean> {
     const outcome = await backend().write([{ op: 'set', space: 'db', key, value: asJson(value), if: 'absent' }])

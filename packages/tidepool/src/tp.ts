@@ -62,6 +62,8 @@ export interface Tp {
    * same path (after a POST) · generator → Server-Sent Events · `tp.reply`, `tp.redirect` or a `Response` → as given.
    * @param path `/post/:slug`; `:page?` is optional, `:rest{.+}` takes the remaining path
    * @param options `{methods, timeout, maxBody, maxUpload, crossSite}`; methods default to GET
+   * @limit a handler takes 30 s, a body 10 MB, an uploaded file 100 MB, unless the options say otherwise
+   * @limit 100 open event streams
    * @throws TpError `bad_route`
    * @example tp.route('/post/:slug', async (req, { slug }) => (await tp.db.get(`post:${slug}`)) ?? 404)
    */
@@ -111,17 +113,20 @@ export interface Tp {
    */
   users(): Promise<User[]>
   /**
-   * The key-value store: JSON values, 1 GB.
+   * The key-value store.
+   * @limit 1 GB in all, 32 MB a value, 1,024 characters a key
    * @example await tp.db.set('post:hello', { title: 'Hello' })
    */
   readonly db: Db
   /**
-   * File storage, served at `/_files/<name>`, 50 GB.
+   * File storage, served at `/_files/<name>`.
+   * @limit 50 GB in all
    * @example await tp.files.write('report.csv', 'a,b\n1,2\n')
    */
   readonly files: Files
   /**
-   * Sends a mail; at most 5 per handler call. While developing it lies at `/_dev/mail`.
+   * Sends a mail. While developing it is shown on the terminal and lies at `/_dev/mail`.
+   * @limit 5 mails in one handler call, 100 a day
    * @param body plain text, or `tp.html` for a mail in HTML
    * @returns `{id, status}`
    * @throws TpError `mail_limit`, `rate_limited`, `invalid`
@@ -134,9 +139,10 @@ export interface Tp {
     options?: EmailOptions,
   ): Promise<Pick<SentMail, 'id' | 'status'>>
   /**
-   * HTTP client that calls public addresses only; 200 requests in 60 s.
+   * HTTP client that calls public addresses only.
+   * @limit 200 requests in 60 s
    * @throws TpError `blocked_address`, `http_limit`, `http_failed`
-   * @example const rates = await (await tp.http.get('https://api.example.com/rates')).json()
+   * @example const rates = await tp.http.get('https://api.example.com/rates')
    */
   readonly http: Http
   /**
@@ -171,8 +177,9 @@ export interface Tp {
    */
   publish(patch: { [key: string]: unknown }): Promise<State>
   /**
-   * Work beside requests, at most 5 tasks: every `seconds`, never overlapping, on one replica at a time; without
+   * Work beside requests: every `seconds`, never overlapping, on one replica at a time; without
    * seconds once per deployment.
+   * @limit 5 tasks
    * @throws TpError `task_limit`
    * @example tp.background({ seconds: 60 }, async () => { await tp.db.increment('minutes') })
    */

@@ -43,8 +43,10 @@ beforeAll(async () => {
   url = JSON.parse(line).url
 })
 afterAll(async () => {
-  server.kill('SIGTERM')
-  await new Promise((resolve) => server.once('exit', resolve))
+  if (server.exitCode === null) {
+    server.kill('SIGTERM')
+    await new Promise((resolve) => server.once('exit', resolve))
+  }
   await rm(root, { recursive: true })
 })
 
@@ -99,4 +101,30 @@ test('wrong commands exit with 2 and say what is right, failures with 1', async 
   expect([taken.code, JSON.parse(taken.stdout).code]).toEqual([1, 'folder_exists'])
   const empty = await tidepool(root, 'dev', '--json')
   expect([empty.code, JSON.parse(empty.stdout).code]).toEqual([1, 'no_main'])
+})
+
+test('eject copies the runtime, dev uses the copy, and deleting it undoes that', async () => {
+  const ejected = await tidepool(app, 'eject', '--json')
+  expect(JSON.parse(ejected.stdout)).toMatchObject({ dir: join(app, 'tidepool'), undo: 'rm -r tidepool' })
+  expect((await tidepool(app, 'eject', '--json')).code).toBe(1)
+  const file = join(app, 'tidepool', 'respond.ts')
+  await writeFile(file, (await readFile(file, 'utf8')).replace("'nosniff',", "'nosniff', 'x-runtime', 'mine',"))
+  server.kill('SIGTERM')
+  await new Promise((resolve) => server.once('exit', resolve))
+  const header = async () => {
+    const own = spawn(process.execPath, [bin, 'dev', '--port', '0', '--json'], {
+      cwd: app,
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    const line = await new Promise<string>((resolve) => own.stdout.once('data', (chunk) => resolve(String(chunk))))
+    const answer = await fetch(`${JSON.parse(line).url}/`)
+    expect([answer.status, await answer.text()]).toEqual([200, 'whole'])
+    own.kill('SIGTERM')
+    await new Promise((resolve) => own.once('exit', resolve))
+    return answer.headers.get('x-runtime')
+  }
+  await main(`tp.page('/', 'whole')`)
+  expect(await header()).toBe('mine')
+  await rm(join(app, 'tidepool'), { recursive: true })
+  expect(await header()).toBeNull()
 })

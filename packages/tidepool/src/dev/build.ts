@@ -4,6 +4,7 @@
  * of its own.
  */
 import { existsSync } from 'node:fs'
+import { isBuiltin } from 'node:module'
 import { join, relative } from 'node:path'
 import { type BuildContext, context, type Message, type Plugin } from 'esbuild'
 import { type Place, sourceAround } from '../error-page.ts'
@@ -32,6 +33,13 @@ function runtime(dir: string): Plugin {
         if (ejected) return { path: join(dir, ejectedFolder, `${name}.ts`) }
         return { path: new URL(`./${name}.js`, import.meta.url).href, external: true }
       })
+      if (!ejected) return
+      // What the copy needs is installed with this runtime, not in the pod's folder.
+      build.onResolve({ filter: /^[^./]/ }, ({ path, importer }) =>
+        importer.startsWith(join(dir, ejectedFolder)) && !isBuiltin(path)
+          ? { path: import.meta.resolve(path), external: true }
+          : undefined,
+      )
     },
   }
 }
