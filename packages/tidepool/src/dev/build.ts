@@ -4,6 +4,7 @@
  * of its own.
  */
 import { existsSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
 import { isBuiltin } from 'node:module'
 import { join, relative } from 'node:path'
 import { type BuildContext, context, type Message, type Plugin } from 'esbuild'
@@ -40,6 +41,13 @@ function runtime(dir: string): Plugin {
           ? { path: import.meta.resolve(path), external: true }
           : undefined,
       )
+      // … and so is what it loads by `require`, on first use.
+      build.onLoad({ filter: /\.ts$/ }, async ({ path }) => {
+        if (!path.startsWith(join(dir, ejectedFolder))) return undefined
+        const text = await readFile(path, 'utf8')
+        const here = `createRequire(${JSON.stringify(import.meta.url)})`
+        return { contents: text.replaceAll('createRequire(import.meta.url)', here), loader: 'ts' }
+      })
     },
   }
 }
