@@ -49,6 +49,8 @@ const sweepMs = 60_000
 export interface LocalOptions {
   /** The tp_data folder; made if missing. */
   dir: string
+  /** How much `tp.db` holds, bytes; 1 GB unless given. */
+  maxDbBytes?: number
   /** Told about a db.json that a hand broke, and when it is mended (undefined). */
   onProblem?: (problem: TpError | undefined) => void
   /** Told when a hand edit of db.json was taken over. */
@@ -86,11 +88,11 @@ function encode(changes: readonly Change[]): string {
  * Opens the storage of a pod in a folder.
  * @throws TpError `locked` when another process has it open, `bad_data_file` with line and column
  */
-export async function openLocalBackend({ dir, onProblem, onEdit }: LocalOptions): Promise<Backend> {
+export async function openLocalBackend({ dir, maxDbBytes, onProblem, onEdit }: LocalOptions): Promise<Backend> {
   await mkdir(dir, { recursive: true, mode: 0o700 })
   const unlock = takeLock(join(dir, 'lock'))
   try {
-    return await start(dir, unlock, onProblem ?? (() => undefined), onEdit ?? (() => undefined))
+    return await start(dir, unlock, onProblem ?? (() => undefined), onEdit ?? (() => undefined), maxDbBytes)
   } catch (error) {
     unlock()
     throw error
@@ -102,8 +104,9 @@ async function start(
   unlock: () => void,
   onProblem: (problem: TpError | undefined) => void,
   onEdit: (keys: string[]) => void,
+  maxDbBytes?: number,
 ): Promise<Backend> {
-  const tables = createTables()
+  const tables = createTables(Date.now, maxDbBytes)
   /** Per space: the keys changed since the last fold, with what the data file holds for them. */
   let dirty = new Map<Space, Map<string, string | undefined>>()
   let stamp = await stampOf(fileOf(dir, 'db'))

@@ -45,7 +45,7 @@ export type Tables = ReturnType<typeof createTables>
 const byCodeUnit = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0)
 
 /** Makes empty tables. `now` is the clock that expiry is measured by. */
-export function createTables(now: () => number = Date.now) {
+export function createTables(now: () => number = Date.now, maxBytes = maxDbSize) {
   const trees = new Map<Space, Tree>()
   let version = 0
   let dbSize = 0
@@ -182,7 +182,8 @@ export function createTables(now: () => number = Date.now) {
         changes.push({ space: op.space, key: op.key, before: trees.get(op.space)?.get(op.key), after })
         put(op.space, op.key, after)
       }
-      if (dbSize > maxDbSize && dbSize > sizeBefore) throw new TpError('quota_exceeded', 'tp.db is full: it holds 1 GB')
+      if (dbSize > maxBytes && dbSize > sizeBefore)
+        throw new TpError('quota_exceeded', `tp.db is full: it holds ${(maxBytes / 1024 ** 3).toPrecision(1)} GB`)
     } catch (error) {
       undo(changes)
       throw error
