@@ -1,4 +1,4 @@
-// Runs a benchmark: `npm run bench -- steps|queue [--quick] [--no-peers] [--rounds N] [--only RUNS]`.
+// Runs a benchmark: `npm run bench -- steps|queue|pod [--quick] [--no-peers] [--rounds N] [--only RUNS]`.
 // One fresh embedded Postgres (fsync on) carries ours and the peers, one after the other, round after round; the table
 // at the end shows medians. The server is the bundled program in a process of its own, as a user runs it.
 import { execFile, spawn } from 'node:child_process'
@@ -12,6 +12,7 @@ import { parseArgs, promisify } from 'node:util'
 import { openDatabase } from '../packages/tidebase/src/db.ts'
 import { startEmbedded } from '../packages/tidebase/src/embedded.ts'
 import { round } from './client.ts'
+import { benchPod } from './pod.ts'
 import { benchQueue, type QueueResult } from './queue.ts'
 import { benchSteps, type Mode, type StepsResult } from './steps.ts'
 
@@ -38,6 +39,12 @@ const folder = await mkdtemp(join(tmpdir(), 'tidebase-bench-'))
 if (peers && !existsSync(here('node_modules'))) {
   console.error('installing the peers into bench/node_modules …')
   await promisify(execFile)('npm', ['ci', '--ignore-scripts'], { cwd: here('.') })
+}
+if (name === 'pod') {
+  await promisify(execFile)(process.execPath, [here('../scripts/build.mjs')])
+  await benchPod({ quick, peers, rounds })
+  await rm(folder, { recursive: true, force: true })
+  process.exit(0)
 }
 const postgres = await startEmbedded({ dataDir: folder })
 try {

@@ -48,7 +48,7 @@ export type Target =
 export type Identify = (req: Request) => User | null | Promise<User | null>
 /** A look at a request before its route. */
 export type Before = (req: Request) => unknown
-export type Feature = (pod: Pod) => void | Promise<void>
+export type Feature = (pod: Pod) => unknown
 
 /** What a pod runs on. */
 export interface Setup {

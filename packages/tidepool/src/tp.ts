@@ -6,7 +6,7 @@
  */
 import { createHash } from 'node:crypto'
 import type { Run } from '@tidebase/sdk'
-import { createUser, type NewUserFields } from './auth/accounts.ts'
+import type { NewUserFields } from './auth/accounts.ts'
 import type { SentMail } from './backend.ts'
 import { addBackground, type BackgroundOptions } from './background.ts'
 import { type AdminConfig, type AuthConfig, type AuthSetting, authConfig, type PaymentsConfig } from './config.ts'
@@ -285,9 +285,10 @@ export function createTp(pod: Pod): Tp {
     set admin(setting: AdminConfig) {
       pod.admin = setting
     },
-    createUser(email: string, ...rest: [NewUserFields?] | [string?, NewUserFields?]) {
+    async createUser(email: string, ...rest: [NewUserFields?] | [string?, NewUserFields?]) {
       const password = typeof rest[0] === 'string' ? rest[0] : undefined
       const fields = typeof rest[0] === 'object' ? rest[0] : rest[1]
+      const { createUser } = await import('./auth/accounts.ts')
       return createUser(pod, email, password, fields ?? {})
     },
     async users() {
