@@ -8,7 +8,6 @@ import { TpError } from '../errors.ts'
 import type { Pod } from '../pod.ts'
 import { reply } from '../reply.ts'
 import { PodRequest } from '../request.ts'
-import { mountGoogle } from './google.ts'
 import { mountLogin } from './login.ts'
 import { mountMagic } from './magic.ts'
 import { withNext } from './next.ts'
@@ -17,7 +16,7 @@ import { identify } from './sessions.ts'
 import { mountSignup } from './signup.ts'
 
 /** The feature, see pod.ts. @throws TpError `bad_config` */
-export function authFeature(pod: Pod): void {
+export async function authFeature(pod: Pod): Promise<void> {
   const { auth } = pod
   if (!auth) return
   check(auth, pod)
@@ -26,7 +25,7 @@ export function authFeature(pod: Pod): void {
   mountSignup(pod)
   mountMagic(pod)
   if (auth.reset) mountReset(pod)
-  if (auth.oauth.includes('google')) mountGoogle(pod)
+  if (auth.oauth.includes('google')) (await import('./google.ts')).mountGoogle(pod)
   const guarded = auth.required.map(matcher)
   if (guarded.length === 0) return
   pod.before((req) => {

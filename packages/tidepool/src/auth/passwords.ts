@@ -1,11 +1,13 @@
 /**
  * Passwords: argon2id at the library's defaults (19 MiB, 2 passes: OWASP's first recommendation), 22 ms a hash.
  */
-import { hash, verify } from '@node-rs/argon2'
 import { TpError } from '../errors.ts'
 
 const shortest = 8
 const longest = 200
+
+/** Loaded with the first password: a pod that nobody logs into starts without it. */
+const argon2 = () => import('@node-rs/argon2')
 
 /** Compared with where no account has a password, so that the answer takes as long. */
 let nobodys: Promise<string> | undefined
@@ -23,12 +25,13 @@ export function checkPassword(password: unknown): string {
 }
 
 /** The hash to store, with its salt and parameters. */
-export function hashPassword(password: string): Promise<string> {
-  return hash(password.normalize('NFKC'))
+export async function hashPassword(password: string): Promise<string> {
+  return (await argon2()).hash(password.normalize('NFKC'))
 }
 
 /** Whether a password is the one that was hashed. Takes as long when there is none. */
 export async function verifyPassword(stored: string | null | undefined, password: unknown): Promise<boolean> {
+  const { hash, verify } = await argon2()
   nobodys ??= hash('nobody has this password')
   const given = typeof password === 'string' ? password.slice(0, longest).normalize('NFKC') : ''
   const right = await verify(stored ?? (await nobodys), given).catch(() => false)

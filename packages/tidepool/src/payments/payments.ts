@@ -20,10 +20,10 @@ import { cookieHeader, type Reply, reply } from '../reply.ts'
 import type { Request } from '../request.ts'
 import { hashToken, newToken } from '../tokens.ts'
 import { findUser } from '../users.ts'
+import { isConnected, stripe } from './connection.ts'
 import { mountPortal } from './portal.ts'
 import { priceOf } from './price.ts'
 import { fulfil } from './purchases.ts'
-import { finishCheckout, isConnected, receiveEvent, startCheckout } from './stripe.ts'
 
 /** The feature, see pod.ts. @throws TpError `bad_config` */
 export function paymentsFeature(pod: Pod): void {
@@ -41,8 +41,8 @@ export function paymentsFeature(pod: Pod): void {
       },
     )
 
-  pod.mount('/_pay/webhook', { methods: ['POST'], crossSite: true, maxBody: 1024 * 1024 }, (req) =>
-    receiveEvent(pod, req.raw, req.headers['stripe-signature'] ?? ''),
+  pod.mount('/_pay/webhook', { methods: ['POST'], crossSite: true, maxBody: 1024 * 1024 }, async (req) =>
+    (await stripe()).receiveEvent(pod, req.raw, req.headers['stripe-signature'] ?? ''),
   )
   pod.mount('/_pay/done', {}, (req) => done(pod, req))
   mountPortal(pod)
@@ -111,6 +111,7 @@ async function buy(pod: Pod, req: Request, product: Product): Promise<Reply> {
   const name = cookieName(pod, 'tp_buyer')
   // One for all checkouts of a browser, which may have several open.
   const browser = req.cookies[name] ?? newToken()
+  const { startCheckout } = await stripe()
   const location = await startCheckout(pod, req, product, customer, { browser: hashToken(browser), attempt })
   // Longer than a checkout may take.
   const cookie = cookieHeader(name, { value: browser, maxAge: 2 * 24 * 3600 }, pod.https)
@@ -122,6 +123,7 @@ async function done(pod: Pod, req: Request): Promise<Reply> {
   const id = req.query.session ?? ''
   if (!/^cs_[\w-]{1,200}$/.test(id) || !isConnected(pod)) throw new TpError('not_found', 'There is no such checkout')
   const browser = req.cookies[cookieName(pod, 'tp_buyer')]
+  const { finishCheckout } = await stripe()
   const finished = await finishCheckout(pod, id, browser ? hashToken(browser) : '')
   if (!finished)
     return authPage(

@@ -10,9 +10,9 @@ import type { Pod } from '../pod.ts'
 import { reply } from '../reply.ts'
 import type { Request } from '../request.ts'
 import { findUser } from '../users.ts'
+import { isConnected, stripe } from './connection.ts'
 import { priceOf } from './price.ts'
 import { changePurchase, purchasesOf } from './purchases.ts'
-import { isConnected, startPortal } from './stripe.ts'
 
 const states: Record<PurchaseRecord['status'], string> = {
   active: 'active',
@@ -56,6 +56,7 @@ export function mountPortal(pod: Pod): void {
     }
     const { stripeCustomer } = (await findUser(pod.setup().backend, req.user.id)) ?? {}
     if (!stripeCustomer || !isConnected(pod)) throw new TpError('not_found', 'There is nothing to change at Stripe')
+    const { startPortal } = await stripe()
     return reply(null, { status: 303, headers: { location: await startPortal(pod, stripeCustomer) } })
   })
 }

@@ -19,9 +19,6 @@ const rememberMs = 40 * 24 * 3600 * 1000
 
 const clients = new WeakMap<Pod, Stripe>()
 
-/** Whether the pod is connected to Stripe. */
-export const isConnected = (pod: Pod) => Boolean(pod.setup().backend.secrets.stripe_secret_key)
-
 function client(pod: Pod): Stripe {
   const { stripe_secret_key: key = '', stripe_api_base: base } = pod.setup().backend.secrets
   let made = clients.get(pod)
