@@ -20,7 +20,7 @@ interface Entry {
 
 const tools: Entry[] = reference.tools
 const { errors } = reference
-const firstSentence = (text: string) => (/^[\s\S]*?[.:](?=\s|$)/.exec(text)?.[0] ?? text).replaceAll('\n', ' ')
+const firstSentence = (text: string) => (/^[\s\S]*?\.(?=\s|$)/.exec(text)?.[0] ?? text).replaceAll('\n', ' ')
 
 /**
  * Prints all of the reference, or a topic of it.
