@@ -60,10 +60,12 @@ create table tidebase.edges (
   name text not null,
   edge_type text not null,
   metadata json default '{}'::json not null,
+  cancelling boolean default false not null,
   created_at timestamp with time zone default now() not null,
   PRIMARY KEY (project, parent_run_id, id)
 );
 create index edges_by_child ON tidebase.edges USING btree (project, child_run_id);
+create index edges_cancelling ON tidebase.edges USING btree (created_at) WHERE cancelling;
 
 create table tidebase.events (
   id bigint generated always as identity not null,
@@ -139,13 +141,14 @@ create table tidebase.queues (
   concurrency integer,
   rate_per_minute integer,
   invoke_url text,
+  paused boolean default false not null,
   created_at timestamp with time zone default now() not null,
   updated_at timestamp with time zone default now() not null,
   PRIMARY KEY (project, name),
   CHECK ((concurrency > 0)),
   CHECK ((rate_per_minute > 0))
 );
-create index queues_pushed ON tidebase.queues USING btree (project, name) WHERE (invoke_url IS NOT NULL);
+create index queues_pushed ON tidebase.queues USING btree (project, name) WHERE ((invoke_url IS NOT NULL) AND (NOT paused));
 
 create table tidebase.runs (
   project integer not null,
@@ -179,6 +182,8 @@ create table tidebase.runs (
   usage_output_tokens bigint default 0 not null,
   usage_total_tokens bigint default 0 not null,
   usage_cost_usd numeric default 0 not null,
+  budget_cost_usd numeric,
+  budget_total_tokens bigint,
   event_seq integer default 0 not null,
   created_by uuid,
   created_at timestamp with time zone default now() not null,
@@ -315,8 +320,9 @@ create table tidebase.usage (
   cost_usd numeric,
   metadata json default '{}'::json not null,
   created_at timestamp with time zone default now() not null,
-  PRIMARY KEY (project, run_id, id)
+  PRIMARY KEY (run_id, id, project)
 );
+create index usage_by_time ON tidebase.usage USING btree (project, created_at);
 
 create table tidebase.waits (
   project integer not null,

@@ -66,6 +66,9 @@ create table tidebase.runs (
   usage_output_tokens bigint not null default 0,
   usage_total_tokens bigint not null default 0,
   usage_cost_usd numeric not null default 0,
+  -- Crossing either cancels the run.
+  budget_cost_usd numeric,
+  budget_total_tokens bigint,
   event_seq integer not null default 0,
   created_by uuid,
   created_at timestamptz not null default now(),
@@ -236,10 +239,13 @@ create table tidebase.edges (
   name text not null,
   edge_type text not null,
   metadata json not null default '{}',
+  -- Set when the parent is cancelled, until the child is too.
+  cancelling boolean not null default false,
   created_at timestamptz not null default now(),
   primary key (project, parent_run_id, id)
 );
 create index edges_by_child on tidebase.edges (project, child_run_id);
+create index edges_cancelling on tidebase.edges (created_at) where cancelling;
 
 create table tidebase.usage (
   project integer not null,
@@ -258,8 +264,10 @@ create table tidebase.usage (
   cost_usd numeric,
   metadata json not null default '{}',
   created_at timestamptz not null default now(),
-  primary key (project, run_id, id)
+  -- By run first, as for runs: see `runIs` in events.ts.
+  primary key (run_id, id, project)
 );
+create index usage_by_time on tidebase.usage (project, created_at);
 
 create table tidebase.queues (
   project integer not null,
@@ -267,11 +275,12 @@ create table tidebase.queues (
   concurrency integer check (concurrency > 0),
   rate_per_minute integer check (rate_per_minute > 0),
   invoke_url text,
+  paused boolean not null default false,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   primary key (project, name)
 );
-create index queues_pushed on tidebase.queues (project, name) where invoke_url is not null;
+create index queues_pushed on tidebase.queues (project, name) where invoke_url is not null and not paused;
 
 -- Claims of the last minute from queues with a rate cap.
 create table tidebase.queue_claims (

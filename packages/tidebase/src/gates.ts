@@ -6,7 +6,7 @@
 // The token that opens a gate is a signature of its id with the project's secret: it is stored nowhere, and only an
 // admin key is shown it.
 import { createHmac, timingSafeEqual } from 'node:crypto'
-import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
+import type { BodyOf, QueryOf, ReplyOf, Routes } from '@tidebase/wire'
 import { statement } from './coalesce.ts'
 import type { Queryable } from './db.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
@@ -14,7 +14,7 @@ import { ApiError } from './errors.ts'
 import { appendEvents, leftJoinRow, lockRuns } from './events.ts'
 import { derivedId, parseId, wireId, wireIdSql } from './ids.ts'
 import { announceWake, joinWoken, type Woken, wakeNews, wakeParked, wokenColumns } from './park.ts'
-import { hasEnded, readRun, refuse } from './runs.ts'
+import { hasEnded, type Run, readRun, refuse } from './runs.ts'
 import { waitFor } from './wait.ts'
 
 type Gate = ReplyOf<Routes['getGate']>['gate']
@@ -293,4 +293,41 @@ async function opens(engine: Engine, project: number, gateId: string, token: str
 export async function timeOutGate(engine: Engine, project: number, run: string, gate: string): Promise<void> {
   const row = await submit(engine, resolutions, { project, run, id: gate, open: true, due: true })
   if (row.action === 'resolved') announceWake(engine, { project, run }, row)
+}
+
+/**
+ * Pending gates of all runs that go on, oldest first.
+ *
+ * @throws ApiError `invalid_query` for a cursor that is none
+ */
+export async function listGates(
+  db: Queryable,
+  caller: Caller,
+  { after, limit = 100 }: QueryOf<Routes['listGates']>,
+): Promise<ReplyOf<Routes['listGates']>> {
+  const [, micros, id] = /^(\d+)_([0-9a-f]{32})$/.exec(after ?? '0_00000000000000000000000000000000') ?? []
+  if (micros === undefined || id === undefined) {
+    throw new ApiError('invalid_query', 'This cursor is not one of ours.', {
+      issues: [{ path: 'after', message: 'must be the nextCursor of the page before' }],
+    })
+  }
+  const rows = await db.query<GateRow & { workflow_name: string; run_status: Run['status']; micros: string }>(
+    `select g.*, p.secret, r.workflow_name, r.status as run_status,
+      (extract(epoch from g.created_at) * 1000000)::bigint::text as micros
+    from tidebase.gates g join tidebase.projects p on p.id = g.project
+    join tidebase.runs r on r.project = g.project and r.id = g.run_id
+    where g.project = $1 and g.status = 'pending' and r.status not in ('completed', 'cancelled')
+      and (g.created_at, g.id) > (to_timestamp(0) + $2::bigint * interval '1 microsecond', $3::uuid)
+    order by g.created_at, g.id limit $4`,
+    [caller.project, micros, id, limit],
+  )
+  const last = rows.at(-1)
+  return {
+    gates: rows.map((row) => ({
+      ...toGate(row, caller),
+      workflowName: row.workflow_name,
+      runStatus: row.run_status,
+    })),
+    nextCursor: last && rows.length === limit ? `${last.micros}_${last.id.replaceAll('-', '')}` : null,
+  }
 }

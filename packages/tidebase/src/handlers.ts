@@ -13,16 +13,17 @@ import { beginRun, completeRun, failRun, heartbeatRun } from './attempts.ts'
 import { createChild } from './children.ts'
 import { getRun, listRuns } from './detail.ts'
 import type { Caller, Engine } from './engine.ts'
-import { beginGate, getGate, resolveGate } from './gates.ts'
+import { beginGate, getGate, listGates, resolveGate } from './gates.ts'
 import type { LiveEvents } from './live.ts'
 import { parkRun } from './park.ts'
-import { claim, configureQueue, enqueue, listQueues } from './queues.ts'
+import { claim, configureQueue, enqueue, enqueueBatch, listQueues, setPaused } from './queues.ts'
+import { retryRun } from './retry.ts'
 import { resolveStep } from './reviews.ts'
 import { cancelRun, createRun, readRun, runKey } from './runs.ts'
-import { deleteSchedule, listSchedules, putSchedule } from './schedules.ts'
+import { deleteSchedule, listSchedules, putSchedule, triggerSchedule } from './schedules.ts'
 import { createSnapshot, listSnapshots, listStateVersions, patchState, saveState, setState } from './states.ts'
 import { beginStep, completeStep, failStep, recordStep } from './steps.ts'
-import { recordUsage } from './usage.ts'
+import { recordUsage, sumUsage } from './usage.ts'
 import { createTimer, getWait, sendSignal, waitForSignal } from './waits.ts'
 import { recoverRun } from './webhooks.ts'
 
@@ -76,6 +77,11 @@ export function handlersOf(engine: Engine, live: LiveEvents): Handlers {
     completeRun: ({ caller, params, body }) => completeRun(engine, caller, runKey(params.runId), body),
     failRun: ({ caller, params, body }) => failRun(engine, caller, runKey(params.runId), body),
     cancelRun: ({ caller, params, body }) => cancelRun(engine, caller, runKey(params.runId), body),
+    retryRun: async ({ caller, params, body }) => {
+      const run = runKey(params.runId)
+      if (caller.scope === 'enqueue') await readRun(hot, caller, run)
+      return retryRun(engine, caller, run, body)
+    },
     recoverRun: ({ caller, params, body }) => recoverRun(engine, caller, runKey(params.runId), body),
     streamEvents: async ({ caller, params, query, headers }) => {
       const run = await readable(caller, params.runId)
@@ -108,6 +114,7 @@ export function handlersOf(engine: Engine, live: LiveEvents): Handlers {
     createSnapshot: ({ caller, params, body }) => createSnapshot(engine, caller, runKey(params.runId), body),
     listSnapshots: async ({ caller, params }) => listSnapshots(cold, caller, await readable(caller, params.runId)),
 
+    listGates: ({ caller, query }) => listGates(cold, caller, query),
     beginGate: ({ caller, params, body }) => beginGate(engine, caller, runKey(params.runId), body),
     getGate: ({ caller, params, query, signals }) =>
       getGate(engine, caller, runKey(params.runId), params.gateId, query.waitMs ?? 0, signals),
@@ -131,13 +138,19 @@ export function handlersOf(engine: Engine, live: LiveEvents): Handlers {
     createChild: ({ caller, params, body }) => createChild(engine, caller, runKey(params.runId), body),
     recordUsage: ({ caller, params, body }) => recordUsage(engine, caller, runKey(params.runId), body),
 
+    sumUsage: ({ caller, query }) => sumUsage(cold, caller, query),
+
     enqueue: ({ caller, params, body }) => enqueue(engine, caller, params.queue, body),
+    enqueueBatch: ({ caller, params, body }) => enqueueBatch(engine, caller, params.queue, body),
+    pauseQueue: ({ caller, params }) => setPaused(engine, caller, params.queue, true),
+    resumeQueue: ({ caller, params }) => setPaused(engine, caller, params.queue, false),
     claim: ({ caller, body, signals }) => claim(engine, caller, body, signals),
     listQueues: ({ caller }) => listQueues(cold, caller),
     configureQueue: ({ caller, params, body }) => configureQueue(engine, caller, params.queue, body),
 
     putSchedule: ({ caller, params, body }) => putSchedule(engine, caller, params.name, body),
     listSchedules: ({ caller }) => listSchedules(engine, caller),
+    triggerSchedule: ({ caller, params, body }) => triggerSchedule(engine, caller, params.name, body),
     deleteSchedule: ({ caller, params }) => deleteSchedule(engine, caller, params.name),
   }
 }

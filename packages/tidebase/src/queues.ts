@@ -28,6 +28,42 @@ export async function enqueue(
   return { run: toRun(row), deduplicated }
 }
 
+/**
+ * Creates several runs that wait in a queue. Each is made or found by itself: a job that is refused refuses the call,
+ * which may be repeated.
+ *
+ * @throws ApiError `run_conflict`, `webhook_target_refused`
+ */
+export async function enqueueBatch(
+  engine: Engine,
+  caller: Caller,
+  queue: string,
+  body: BodyOf<Routes['enqueueBatch']>,
+): Promise<ReplyOf<Routes['enqueueBatch']>> {
+  // Made first, so that nothing is written when the target of one is refused. They leave together: one statement for
+  // up to 256 of them.
+  const calls = body.jobs.map((job) => newRun(engine, caller, job.workflowName, job, queue))
+  const jobs = await Promise.all(calls.map((call) => insertRun(engine, call)))
+  return { jobs: jobs.map(({ row, deduplicated }) => ({ run: toRun(row), deduplicated })) }
+}
+
+/** Pauses a queue or lets it go on. */
+export async function setPaused(
+  engine: Engine,
+  caller: Caller,
+  queue: string,
+  paused: boolean,
+): Promise<ReplyOf<Routes['pauseQueue']>> {
+  const [row] = await engine.db.cold.query<ConfigRow>(
+    `insert into tidebase.queues as q (project, name, paused) values ($1, $2, $3)
+    on conflict (project, name) do update set paused = excluded.paused, updated_at = now() returning *`,
+    [caller.project, queue, paused],
+  )
+  if (!row) throw new Error('the configuration was not returned')
+  if (!paused) engine.wakeups.queued(caller.project, queue)
+  return { config: toConfig(row) }
+}
+
 /** SQL: the priorities that queued runs of `room` have, highest first, one index probe each. */
 const levels = `with recursive levels as (
       (select r.priority from tidebase.runs r
@@ -57,8 +93,10 @@ const claims = statement<
     select l.*, l.version = s.version as fresh
     from names n
     cross join lateral (
-      select q.ctid as tid, q.xmin as version, q.name, q.concurrency, q.rate_per_minute from tidebase.queues q, asked a
-      where q.project = a.project and q.name = n.queue and (q.concurrency is not null or q.rate_per_minute is not null)
+      select q.ctid as tid, q.xmin as version, q.name, q.concurrency, q.rate_per_minute, q.paused
+      from tidebase.queues q, asked a
+      where q.project = a.project and q.name = n.queue
+        and (q.concurrency is not null or q.rate_per_minute is not null or q.paused)
       for no key update of q
     ) l
     cross join lateral (
@@ -67,7 +105,7 @@ const claims = statement<
   ), stale as materialized (select from capped where not fresh
   ), room as materialized (
     select a.project, n.queue, least(
-      a.total,
+      case when c.paused then 0 else a.total end,
       c.concurrency - case when c.concurrency is not null then (select count(*) from tidebase.runs r
         where r.project = a.project and r.queue = n.queue and r.status = 'running') end,
       c.rate_per_minute - case when c.rate_per_minute is not null then (select coalesce(sum(q.claims), 0)
@@ -182,6 +220,7 @@ interface ConfigRow {
   concurrency: number | null
   rate_per_minute: number | null
   invoke_url: string | null
+  paused: boolean
 }
 
 function toConfig(row: ConfigRow): QueueConfig {
@@ -190,6 +229,7 @@ function toConfig(row: ConfigRow): QueueConfig {
     concurrency: row.concurrency,
     ratePerMinute: row.rate_per_minute,
     invokeUrl: row.invoke_url,
+    paused: row.paused,
   }
 }
 
@@ -206,14 +246,14 @@ export async function listQueues(db: Queryable, caller: Caller): Promise<ReplyOf
       union all select queue, status, sum(runs) from tidebase.queue_counts where project = $1 group by queue, status
     )
     select coalesce(c.queue, q.name) as name, q.name is not null as configured, q.concurrency, q.rate_per_minute,
-      q.invoke_url,
+      q.invoke_url, q.paused,
       coalesce(sum(c.runs) filter (where c.status = 'queued'), 0) as queued,
       coalesce(sum(c.runs) filter (where c.status = 'running'), 0) as running,
       coalesce(sum(c.runs) filter (where c.status = 'failed'), 0) as failed,
       coalesce(sum(c.runs) filter (where c.status = 'completed'), 0) as completed,
       coalesce(sum(c.runs) filter (where c.status = 'cancelled'), 0) as cancelled
     from counts c full join (select * from tidebase.queues where project = $1) q on q.name = c.queue
-    group by coalesce(c.queue, q.name), q.name, q.concurrency, q.rate_per_minute, q.invoke_url
+    group by coalesce(c.queue, q.name), q.name, q.concurrency, q.rate_per_minute, q.invoke_url, q.paused
     order by 1`,
     [caller.project],
   )

@@ -5,7 +5,7 @@ import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { timeOutGate } from './gates.ts'
 import { foldQueueCounts } from './queues.ts'
-import { cancelRun } from './runs.ts'
+import { cancelChildren, cancelRun } from './runs.ts'
 import { fireSchedules } from './schedules.ts'
 import { endWait } from './waits.ts'
 import { invokePushed } from './webhooks.ts'
@@ -68,6 +68,7 @@ async function round(engine: Engine, number: number): Promise<void> {
     passDeadlines(engine),
     timeOutGates(engine),
     endWaits(engine),
+    cancelChildren(engine),
     fireSchedules(engine),
     invokePushed(engine),
   ])

@@ -44,6 +44,8 @@ export interface RunRow {
   usage_output_tokens: number
   usage_total_tokens: number
   usage_cost_usd: number
+  budget_cost_usd: number | null
+  budget_total_tokens: number | null
   event_seq: number
   created_by: string | null
   created_at: Date
@@ -84,6 +86,10 @@ export function toRun(row: RunRow): Run {
       totalTokens: row.usage_total_tokens,
       costUsd: row.usage_cost_usd,
     },
+    budget:
+      row.budget_cost_usd === null && row.budget_total_tokens === null
+        ? null
+        : { costUsd: row.budget_cost_usd, totalTokens: row.budget_total_tokens },
     createdAt: row.created_at.toISOString(),
     updatedAt: row.updated_at.toISOString(),
     completedAt: iso(row.completed_at),
@@ -135,6 +141,8 @@ interface NewRunCall {
   delay_ms?: number | null
   max_attempts?: number | null
   deadline_ms?: number | null
+  budget_cost_usd?: number | null
+  budget_total_tokens?: number | null
   created_by?: string | null
 }
 
@@ -154,18 +162,22 @@ export const newRunColumns = [
   'delay_ms double precision',
   'max_attempts integer',
   'deadline_ms double precision',
+  'budget_cost_usd numeric',
+  'budget_total_tokens bigint',
   'created_by uuid',
 ]
 
 /** SQL: inserts the rows of `source` as runs and their channels, announcing each with its first event. */
 export const insertRuns = (source: string) => `inserted as (
   insert into tidebase.runs (project, id, workflow_name, input, metadata, status, recovery_webhook, has_channels,
-    queue, dedupe_key, priority, run_at, max_attempts, deadline_at, event_seq, created_by)
+    queue, dedupe_key, priority, run_at, max_attempts, deadline_at, budget_cost_usd, budget_total_tokens, event_seq,
+    created_by)
   select project, id, workflow_name, coalesce(input, '{}'), coalesce(metadata, '{}'),
     case when queue is null then 'pending' else 'queued' end, recovery_webhook, channels is not null,
     queue, dedupe_key, coalesce(priority, 0),
     case when queue is not null then coalesce(run_at, now() + coalesce(delay_ms, 0) * interval '1 ms') end,
-    coalesce(max_attempts, 1), now() + deadline_ms * interval '1 ms', 1, created_by
+    coalesce(max_attempts, 1), now() + deadline_ms * interval '1 ms', budget_cost_usd, budget_total_tokens, 1,
+    created_by
   from ${source} order by project, queue, dedupe_key, i
   on conflict do nothing
   returning *
@@ -248,6 +260,8 @@ export function newRun(
     delay_ms: body.delayMs,
     max_attempts: body.maxAttempts,
     deadline_ms: body.deadlineMs,
+    budget_cost_usd: body.budget?.costUsd,
+    budget_total_tokens: body.budget?.totalTokens,
     created_by: caller.keyId,
   }
 }
@@ -282,13 +296,13 @@ export function refuse(action: string): void {
 }
 
 const cancellations = statement<
-  { project: number; run: string; reason?: string | null; actor?: string | null },
-  RunRow
+  { project: number; run: string; reason?: string | null; actor?: string | null; budget: boolean },
+  RunRow & { parent: boolean }
 >(
   'runs.cancel',
-  ['project integer', 'run uuid', 'reason text', 'actor text'],
+  ['project integer', 'run uuid', 'reason text', 'actor text', 'budget boolean'],
   `${lockRuns}, decided as materialized (
-    select c.i, c.reason, c.actor, l.*, case
+    select c.i, c.reason, c.actor, c.budget, l.*, case
       when l.id is null then 'missing'
       when not l.fresh or row_number() over (partition by c.project, c.run order by c.i) > 1 then 'again'
       when l.status = 'cancelled' then 'unchanged'
@@ -298,13 +312,19 @@ const cancellations = statement<
   ), cancelled as (
     update tidebase.runs r set status = 'cancelled', cancel_requested_at = now(), cancelled_at = now(),
       cancel_reason = d.reason, cancel_actor = d.actor, lease_owner = null, lease_expires_at = null,
-      last_owner = d.lease_owner, claimed = false, event_seq = d.event_seq + 1, completed_at = now(), updated_at = now()
+      last_owner = d.lease_owner, claimed = false,
+      event_seq = d.event_seq + case when d.budget then 2 else 1 end, completed_at = now(), updated_at = now()
     from decided d where r.ctid = d.tid and d.action = 'cancelled'
     returning r.*
   ), closed as (
     -- Nobody decides the gates of a cancelled run, the clock neither.
     update tidebase.gates g set timeout_at = null from cancelled c
     where g.project = c.project and g.run_id = c.id and g.resolved_at is null and g.timeout_at is not null
+  ), orphaned as (
+    -- In the same commit, so that a crash in between leaves no child running.
+    update tidebase.edges e set cancelling = true from cancelled c
+    where e.project = c.project and e.parent_run_id = c.id
+    returning e.parent_run_id
   ), counted as (
     insert into tidebase.queue_counts (project, queue, status, runs)
     select project, queue, 'cancelled', count(*) from cancelled where queue is not null group by project, queue
@@ -314,24 +334,51 @@ const cancellations = statement<
   ), news as materialized (
     select project, id as run, event_seq as seq, 'run.cancelled' as type,
       json_build_object('reason', cancel_reason, 'actor', cancel_actor) as payload from cancelled
+    union all
+    select project, id, event_seq + 1, 'run.budget_exceeded', '{}'::json from decided
+    where action = 'cancelled' and budget
   ), ${appendEvents}
-  select d.i, d.action, r.* from decided d
+  select d.i, d.action, exists (select from orphaned o where o.parent_run_id = d.id) as parent, r.* from decided d
   left join cancelled r on r.project = d.project and r.id = d.id and d.action = 'cancelled'`,
 )
 
-/** Cancels a run for good. @throws ApiError `run_not_found`, `run_completed` */
+/** Cancels a run for good. `budget`: because it has used up too much. @throws ApiError `run_not_found`, `run_completed` */
 export async function cancelRun(
   engine: Engine,
   caller: Caller,
   run: string,
   body: BodyOf<Routes['cancelRun']>,
+  budget = false,
 ): Promise<ReplyOf<Routes['cancelRun']>> {
-  const call = { project: caller.project, run, reason: body.reason, actor: body.actor }
+  const call = { project: caller.project, run, reason: body.reason, actor: body.actor, budget }
   const row = await submit(engine, cancellations, call)
   if (row.action === 'missing') throw new ApiError('run_not_found')
   if (row.action === 'completed') throw new ApiError('run_completed')
   if (row.action === 'unchanged') return { run: toRun(await readRun(engine.db.hot, caller, run)) }
   engine.wakeups.run(caller.project, run)
   if (row.queue !== null) engine.wakeups.freed(caller.project, row.queue)
+  if (row.parent) await cancelChildren(engine)
   return { run: toRun(row) }
+}
+
+/** Cancels the live children of cancelled runs. Called by the reconciler too, for what a crash has left. */
+export async function cancelChildren(engine: Engine): Promise<void> {
+  for (;;) {
+    const children = await engine.db.cold.query<{ project: number; id: string; edge: string }>(
+      `select project, replace(child_run_id::text, '-', '') as id, id as edge from tidebase.edges
+        where cancelling order by created_at limit 500`,
+    )
+    for (const { project, id, edge } of children) {
+      const caller: Caller = { project, scope: 'admin', keyId: null }
+      await cancelRun(engine, caller, id, { reason: 'parent_cancelled', actor: 'parent' }).catch((error) => {
+        // It ended by itself, or is gone.
+        if (!(error instanceof ApiError && /^run_(completed|not_found)$/.test(error.code))) throw error
+      })
+      await engine.db.cold.query('update tidebase.edges set cancelling = false where project = $1 and id = $2', [
+        project,
+        edge,
+      ])
+    }
+    if (children.length < 500) return
+  }
 }

@@ -8,7 +8,7 @@ import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
 import { Cron } from 'croner'
 import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
-import { insertRun, newRun } from './runs.ts'
+import { insertRun, newRun, toRun } from './runs.ts'
 
 type Schedule = ReplyOf<Routes['putSchedule']>['schedule']
 
@@ -39,10 +39,18 @@ function toSchedule(row: ScheduleRow): Schedule {
     maxAttempts: row.max_attempts,
     enabled: row.enabled,
     nextRunAt: row.next_run_at?.toISOString() ?? null,
+    nextRuns: nextRuns(row),
     lastEnqueuedAt: row.last_enqueued_at?.toISOString() ?? null,
     createdAt: row.created_at.toISOString(),
     updatedAt: row.updated_at.toISOString(),
   }
+}
+
+/** The next five times of an enabled schedule. */
+function nextRuns({ cron, timezone, next_run_at }: ScheduleRow): string[] {
+  const times: string[] = []
+  for (let at = next_run_at; at && times.length < 5; at = nextTime(cron, timezone, at)) times.push(at.toISOString())
+  return times
 }
 
 const hourMs = 3_600_000
@@ -195,6 +203,24 @@ export async function deleteSchedule(
   )
   if (rows.length === 0) throw new ApiError('schedule_not_found')
   return { deleted: true }
+}
+
+/** Enqueues a run of a schedule now. @throws ApiError `schedule_not_found`, `run_conflict` */
+export async function triggerSchedule(
+  engine: Engine,
+  caller: Caller,
+  name: string,
+  { id }: BodyOf<Routes['triggerSchedule']>,
+): Promise<ReplyOf<Routes['triggerSchedule']>> {
+  const [row] = await engine.db.cold.query<ScheduleRow>(
+    'select * from tidebase.schedules where project = $1 and name = $2',
+    [caller.project, name],
+  )
+  if (!row) throw new ApiError('schedule_not_found')
+  const metadata = { schedule: row.name, triggered: true }
+  const body = { id: id ?? undefined, input: row.input, metadata, maxAttempts: row.max_attempts }
+  const made = await insertRun(engine, newRun(engine, caller, row.workflow_name, body, row.queue))
+  return { run: toRun(made.row) }
 }
 
 /** Schedules that one look takes. */

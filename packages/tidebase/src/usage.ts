@@ -1,11 +1,13 @@
 // Usage: the append-only ledger of a run. Its totals on the run are the sum of the ledger, exactly: a repeated call
 // with the same id adds nothing.
-import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
+import type { BodyOf, QueryOf, ReplyOf, Routes } from '@tidebase/wire'
 import { statement } from './coalesce.ts'
+import type { Queryable } from './db.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { appendEvents, leftJoinRow, lockRuns } from './events.ts'
 import { newId, parseId, wireId, wireIdSql } from './ids.ts'
+import { cancelRun } from './runs.ts'
 
 type Usage = ReplyOf<Routes['recordUsage']>['usage']
 
@@ -67,7 +69,10 @@ const columns = [
   'metadata json',
 ]
 
-const records = statement<{ project: number; run: string; id: string } & Record<string, unknown>, UsageRow>(
+const records = statement<
+  { project: number; run: string; id: string } & Record<string, unknown>,
+  UsageRow & { over: boolean }
+>(
   'usage.record',
   columns,
   `${lockRuns}, decided as materialized (
@@ -78,7 +83,7 @@ const records = statement<{ project: number; run: string; id: string } & Record<
       else 'recorded' end as action
     from calls c
     left join locked l on l.project = c.project and l.id = c.run
-    ${leftJoinRow('usage', 'u', 't.project = c.project and t.run_id = c.run and t.id = c.id')}
+    ${leftJoinRow('usage', 'u', 't.run_id = c.run and t.id = c.id and t.project is not distinct from c.project')}
   ), numbered as materialized (
     select *, event_seq + row_number() over (partition by project, run order by i)::integer as seq
     from decided where action = 'recorded'
@@ -100,13 +105,16 @@ const records = statement<{ project: number; run: string; id: string } & Record<
         coalesce(sum(cost_usd), 0) as cost_usd
       from numbered group by tid
     ) n where r.ctid = n.tid
+    returning r.project, r.id, coalesce(r.usage_cost_usd > r.budget_cost_usd, false)
+      or coalesce(r.usage_total_tokens > r.budget_total_tokens, false) as over
   ), news as materialized (
     select project, run, seq, 'usage.recorded' as type, json_build_object(
       'usageId', ${wireIdSql('use', 'id')}, 'stepId', step_id, 'kind', coalesce(kind, 'custom'), 'provider', provider,
       'model', model, 'totalTokens', total_tokens, 'costUsd', cost_usd) as payload
     from numbered
   ), ${appendEvents}
-  select d.i, d.action, u.* from decided d
+  select d.i, d.action, coalesce(b.over, false) as over, u.* from decided d
+  left join bumped b on b.project = d.project and b.id = d.run
   left join recorded u on u.project = d.project and u.run_id = d.run and u.id = d.id and d.action = 'recorded'`,
 )
 
@@ -139,11 +147,56 @@ export async function recordUsage(
   if (row.action === 'missing') throw new ApiError('run_not_found')
   if (row.action === 'repeated') {
     const [known] = await engine.db.hot.query<UsageRow>(
-      'select * from tidebase.usage where project = $1 and run_id = $2 and id = $3',
+      'select * from tidebase.usage where project is not distinct from $1::integer and run_id = $2 and id = $3',
       [caller.project, run, call.id],
     )
     if (known) return { usage: toUsage(known) }
   }
   engine.wakeups.run(caller.project, run)
+  // Every entry beyond the budget asks for it again, so that a crash in between does not let the run go on.
+  if (row.over) await exceed(engine, caller, run)
   return { usage: toUsage(row) }
+}
+
+/** Cancels a run that has used up more than its budget. */
+async function exceed(engine: Engine, caller: Caller, run: string): Promise<void> {
+  await cancelRun(engine, caller, run, { reason: 'budget', actor: 'budget' }, true).catch((error) => {
+    // Its last entry came with its end.
+    if (!(error instanceof ApiError && error.code === 'run_completed')) throw error
+  })
+}
+
+const groups = {
+  workflow: `(select r.workflow_name from tidebase.runs r where r.project = u.project and r.id = u.run_id)`,
+  model: 'u.model',
+  provider: 'u.provider',
+  day: `to_char(u.created_at at time zone 'UTC', 'YYYY-MM-DD')`,
+}
+
+/** Sums the project's ledger. */
+export async function sumUsage(
+  db: Queryable,
+  caller: Caller,
+  { groupBy = 'day', from, to }: QueryOf<Routes['sumUsage']>,
+): Promise<ReplyOf<Routes['sumUsage']>> {
+  const rows = await db.query<Record<string, number> & { key: string | null }>(
+    `select ${groups[groupBy]} as key, count(*) as entries, coalesce(sum(input_tokens), 0) as input_tokens,
+      coalesce(sum(output_tokens), 0) as output_tokens, coalesce(sum(total_tokens), 0) as total_tokens,
+      coalesce(sum(cost_usd), 0) as cost_usd
+    from tidebase.usage u where u.project = $1 and ($2::timestamptz is null or u.created_at >= $2)
+      and ($3::timestamptz is null or u.created_at < $3)
+    group by 1 order by 1 nulls last`,
+    [caller.project, from ?? null, to ?? null],
+  )
+  return {
+    sums: rows.map(({ key, entries = 0, input_tokens = 0, output_tokens = 0, total_tokens = 0, cost_usd = 0 }) => ({
+      [groupBy]: key,
+      key,
+      entries,
+      inputTokens: input_tokens,
+      outputTokens: output_tokens,
+      totalTokens: total_tokens,
+      costUsd: cost_usd,
+    })),
+  }
 }

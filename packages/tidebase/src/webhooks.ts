@@ -161,7 +161,7 @@ const askedLately = `d.kind = 'invoke' and d.created_at > now() - 1.5 * $3 * int
  */
 export async function invokePushed(engine: Engine): Promise<void> {
   const queues = await engine.db.cold.query<{ project: number; name: string }>(
-    'select project, name from tidebase.queues where invoke_url is not null',
+    'select project, name from tidebase.queues where invoke_url is not null and not paused',
   )
   const errors: unknown[] = []
   for (const { project, name } of queues) {
@@ -182,7 +182,7 @@ function invokeQueue(engine: Engine, project: number, queue: string): Promise<nu
   return engine.db.transaction(async (tx) => {
     // The lock first, in a statement of its own: the next one sees what another server has asked for.
     const [locked] = await tx.query(
-      'select from tidebase.queues where project = $1 and name = $2 and invoke_url is not null for no key update skip locked',
+      'select from tidebase.queues where project = $1 and name = $2 and invoke_url is not null and not paused for no key update skip locked',
       [project, queue],
     )
     if (!locked) return 0

@@ -120,6 +120,11 @@ export const errorCodes = define({
     meaning: 'Another active run of the queue holds this run’s dedupe key.',
     hint: 'Wait until that run has ended, or work on it instead; GET /runs?queue=… shows it.',
   },
+  run_not_failed: {
+    status: 409,
+    meaning: 'Only a failed run can be retried.',
+    hint: 'GET /runs/:runId shows its status. To run a completed one again, start a new run with its input.',
+  },
   run_conflict: {
     status: 409,
     meaning: 'Another run already has this id.',

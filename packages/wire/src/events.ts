@@ -12,6 +12,8 @@ export const EventType = z.enum([
   'run.completed',
   'run.failed',
   'run.cancelled',
+  'run.retried',
+  'run.budget_exceeded',
   'run.waiting',
   'run.resumed',
   'run.child.created',

@@ -47,6 +47,23 @@ export const beginGate = route({
   errors: ['run_not_found', 'run_cancelled'],
 })
 
+export const listGates = route({
+  method: 'GET',
+  path: '/gates',
+  summary: 'The inbox: gates of all runs that wait for a decision, oldest first, a page at a time.',
+  scopes: ['read'],
+  query: z.object({
+    status: z.enum(['pending']).optional(),
+    after: z.string().max(100).optional().describe('`nextCursor` of the page before'),
+    limit: IntParam(1, 500).optional().describe('100 unless given'),
+  }),
+  reply: z.object({
+    gates: z.array(Gate.extend({ workflowName: z.string(), runStatus: RunStatus })),
+    nextCursor: z.string().nullable(),
+  }),
+  errors: ['invalid_query'],
+})
+
 export const getGate = route({
   method: 'GET',
   path: '/runs/:runId/gates/:gateId',

@@ -2,14 +2,24 @@
 import { createChild } from './children.ts'
 import { getRun } from './detail.ts'
 import { streamEvents } from './events.ts'
-import { beginGate, getGate, resolveGate } from './gates.ts'
+import { beginGate, getGate, listGates, resolveGate } from './gates.ts'
 import { health, openapi } from './operations.ts'
-import { claim, configureQueue, enqueue, listQueues } from './queues.ts'
-import { beginRun, cancelRun, completeRun, createRun, failRun, heartbeatRun, listRuns, recoverRun } from './runs.ts'
-import { deleteSchedule, listSchedules, putSchedule } from './schedules.ts'
+import { claim, configureQueue, enqueue, enqueueBatch, listQueues, pauseQueue, resumeQueue } from './queues.ts'
+import {
+  beginRun,
+  cancelRun,
+  completeRun,
+  createRun,
+  failRun,
+  heartbeatRun,
+  listRuns,
+  recoverRun,
+  retryRun,
+} from './runs.ts'
+import { deleteSchedule, listSchedules, putSchedule, triggerSchedule } from './schedules.ts'
 import { createSnapshot, listSnapshots, listStateVersions, patchState, saveState, setState } from './state.ts'
 import { beginStep, completeStep, failStep, recordStep, resolveStep } from './steps.ts'
-import { recordUsage } from './usage.ts'
+import { recordUsage, sumUsage } from './usage.ts'
 import { createTimer, getWait, parkRun, sendSignal, waitForSignal } from './waits.ts'
 
 /** Every route of the contract, by the name of its operation. */
@@ -24,6 +34,7 @@ export const routes = {
   completeRun,
   failRun,
   cancelRun,
+  retryRun,
   recoverRun,
   streamEvents,
   beginStep,
@@ -37,6 +48,7 @@ export const routes = {
   listStateVersions,
   createSnapshot,
   listSnapshots,
+  listGates,
   beginGate,
   getGate,
   resolveGate,
@@ -47,13 +59,18 @@ export const routes = {
   parkRun,
   createChild,
   recordUsage,
+  sumUsage,
   enqueue,
+  enqueueBatch,
   claim,
   listQueues,
   configureQueue,
+  pauseQueue,
+  resumeQueue,
   putSchedule,
   listSchedules,
   deleteSchedule,
+  triggerSchedule,
 }
 export type Routes = typeof routes
 export type RouteName = keyof Routes

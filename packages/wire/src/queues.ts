@@ -11,6 +11,7 @@ export const QueueConfig = z
     concurrency: z.int().nullable(),
     ratePerMinute: z.int().nullable(),
     invokeUrl: z.string().nullable(),
+    paused: z.boolean(),
   })
   .meta({ id: 'QueueConfig' })
 
@@ -34,6 +35,43 @@ export const enqueue = route({
   body: NewRun.extend(JobOptions.shape).extend({ workflowName: Name }),
   reply: z.object({ run: Run, deduplicated: z.boolean() }),
   errors: ['run_conflict', 'webhook_target_refused'],
+})
+
+const Enqueued = z.object({ run: Run, deduplicated: z.boolean() })
+
+export const enqueueBatch = route({
+  method: 'POST',
+  path: '/queues/:queue/enqueue/batch',
+  summary: 'Enqueue up to 1,000 jobs in one call; answers in their order. With an `id` each, the call may be repeated.',
+  scopes: ['worker', 'enqueue'],
+  body: z.object({
+    jobs: z
+      .array(NewRun.extend(JobOptions.shape).extend({ workflowName: Name }))
+      .min(1)
+      .max(1_000),
+  }),
+  reply: z.object({ jobs: z.array(Enqueued) }),
+  errors: ['run_conflict', 'webhook_target_refused'],
+})
+
+export const pauseQueue = route({
+  method: 'POST',
+  path: '/queues/:queue/pause',
+  summary: 'Hand out no more runs of a queue. What runs already goes on; enqueueing does too.',
+  scopes: [],
+  body: z.object({}),
+  reply: z.object({ config: QueueConfig }),
+  errors: [],
+})
+
+export const resumeQueue = route({
+  method: 'POST',
+  path: '/queues/:queue/resume',
+  summary: 'Hand out runs of a paused queue again.',
+  scopes: [],
+  body: z.object({}),
+  reply: z.object({ config: QueueConfig }),
+  errors: [],
 })
 
 export const claim = route({

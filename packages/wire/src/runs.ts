@@ -27,6 +27,12 @@ export const UsageTotals = z.object({
   costUsd: z.number(),
 })
 
+/** What a run may use up; crossing it cancels the run. */
+export const Budget = z.object({
+  costUsd: z.number().min(0).max(1e12).nullish(),
+  totalTokens: z.int().min(0).max(Number.MAX_SAFE_INTEGER).nullish(),
+})
+
 export const Run = z
   .object({
     id: z.string(),
@@ -52,6 +58,7 @@ export const Run = z
     cancelActor: z.string().nullable(),
     failureClass: z.string().nullable(),
     usageTotals: UsageTotals,
+    budget: Budget.nullable(),
     createdAt: Timestamp,
     updatedAt: Timestamp,
     completedAt: Timestamp.nullable(),
@@ -66,6 +73,7 @@ export const NewRun = z.object({
   metadata: JsonObject.nullish(),
   recoveryWebhook: WebUrl.nullish(),
   channels: z.array(ChannelInput).max(20).nullish(),
+  budget: Budget.nullish(),
 })
 
 export const createRun = route({
@@ -142,6 +150,17 @@ export const failRun = route({
   body: z.object({ error: ErrorText, failureClass: Text.nullish(), leaseOwner: LeaseOwner.nullish() }),
   reply: z.object({ run: Run, requeued: z.boolean() }),
   errors: ['run_not_found', 'lease_lost'],
+})
+
+export const retryRun = route({
+  method: 'POST',
+  path: '/runs/:runId/retry',
+  summary:
+    'Put a failed run back: queued again at once (or pending, without a queue). Completed steps are not repeated.',
+  scopes: ['enqueue'],
+  body: z.object({ actor: Text.nullish() }),
+  reply: z.object({ run: Run }),
+  errors: ['run_not_found', 'run_not_failed', 'dedupe_conflict'],
 })
 
 export const cancelRun = route({

@@ -1,7 +1,8 @@
 // Schedules: enqueue a run at the times of a cron expression.
 import { z } from 'zod'
-import { Json, Name, Timestamp } from './json.ts'
+import { Id, Json, Name, Timestamp } from './json.ts'
 import { route } from './route.ts'
+import { Run } from './runs.ts'
 
 export const Schedule = z
   .object({
@@ -14,6 +15,7 @@ export const Schedule = z
     maxAttempts: z.int(),
     enabled: z.boolean(),
     nextRunAt: Timestamp.nullable(),
+    nextRuns: z.array(Timestamp).describe('The next five times'),
     lastEnqueuedAt: Timestamp.nullable(),
     createdAt: Timestamp,
     updatedAt: Timestamp,
@@ -45,6 +47,16 @@ export const listSchedules = route({
   scopes: ['worker', 'read'],
   reply: z.object({ schedules: z.array(Schedule) }),
   errors: [],
+})
+
+export const triggerSchedule = route({
+  method: 'POST',
+  path: '/schedules/:name/trigger',
+  summary: 'Enqueue a run of a schedule now. Its times stay as they are.',
+  scopes: ['worker', 'enqueue'],
+  body: z.object({ id: Id('run').nullish().describe('Of the run, so that a repeated call makes one') }),
+  reply: z.object({ run: Run }),
+  errors: ['schedule_not_found', 'run_conflict'],
 })
 
 export const deleteSchedule = route({

@@ -1,6 +1,6 @@
 // Usage: an append-only ledger of tokens and money per run.
 import { z } from 'zod'
-import { Id, Json, JsonObject, Text, Timestamp } from './json.ts'
+import { Id, Json, JsonObject, Text, Timestamp, TimestampInput } from './json.ts'
 import { route } from './route.ts'
 
 export const Usage = z
@@ -24,6 +24,31 @@ export const Usage = z
   .meta({ id: 'Usage' })
 
 const Tokens = z.int().min(0).max(Number.MAX_SAFE_INTEGER)
+
+export const sumUsage = route({
+  method: 'GET',
+  path: '/usage',
+  summary: 'Sums of the project’s ledger by workflow, model, provider or day (UTC).',
+  scopes: ['read'],
+  query: z.object({
+    groupBy: z.enum(['workflow', 'model', 'provider', 'day']).optional().describe('day unless given'),
+    from: TimestampInput.optional(),
+    to: TimestampInput.optional().describe('exclusive'),
+  }),
+  reply: z.object({
+    sums: z.array(
+      z.looseObject({
+        key: z.string().nullable(),
+        entries: z.int(),
+        inputTokens: z.number(),
+        outputTokens: z.number(),
+        totalTokens: z.number(),
+        costUsd: z.number(),
+      }),
+    ),
+  }),
+  errors: ['invalid_query'],
+})
 
 export const recordUsage = route({
   method: 'POST',
