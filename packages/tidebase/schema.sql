@@ -214,11 +214,13 @@ create table tidebase.schedules (
   queue text default 'default'::text not null,
   max_attempts integer default 1 not null,
   enabled boolean default true not null,
+  catch_up text default 'last'::text not null,
   next_run_at timestamp with time zone,
   last_enqueued_at timestamp with time zone,
   created_at timestamp with time zone default now() not null,
   updated_at timestamp with time zone default now() not null,
-  PRIMARY KEY (project, name)
+  PRIMARY KEY (project, name),
+  CHECK ((catch_up = ANY (ARRAY['none'::text, 'last'::text, 'all'::text])))
 );
 create index schedules_due ON tidebase.schedules USING btree (next_run_at) WHERE (enabled AND (next_run_at IS NOT NULL));
 

@@ -64,6 +64,41 @@ export class Queues {
   async configure(queue: string, config: BodyOf<Routes['configureQueue']>): Promise<QueueConfig> {
     return (await this.#transport.call('configureQueue', { params: { queue }, body: config })).config
   }
+
+  /** Hands out no more runs of a queue. What runs already goes on; enqueueing does too. */
+  async pause(queue: string): Promise<QueueConfig> {
+    return (await this.#transport.call('pauseQueue', { params: { queue }, body: {} })).config
+  }
+
+  /** Hands out runs of a paused queue again. */
+  async resume(queue: string): Promise<QueueConfig> {
+    return (await this.#transport.call('resumeQueue', { params: { queue }, body: {} })).config
+  }
+
+  /**
+   * Puts many runs into a queue, in calls of up to 1,000, each of them once also when an answer is lost.
+   *
+   * @param queue its name
+   * @param jobs workflowName and what `enqueue` takes
+   * @returns the runs in the order of the jobs
+   */
+  async enqueueAll(
+    queue: string,
+    jobs: (Omit<EnqueueOptions, 'queue'> & { workflowName: string })[],
+  ): Promise<{ run: Run; deduplicated: boolean }[]> {
+    const all = jobs.map(({ runAt, ...job }) => ({
+      ...job,
+      id: job.id ?? newRunId(),
+      runAt: runAt instanceof Date ? runAt.toISOString() : runAt,
+    }))
+    const done: { run: Run; deduplicated: boolean }[] = []
+    for (let from = 0; from < all.length; from += 1_000) {
+      const body = { jobs: all.slice(from, from + 1_000) }
+      done.push(...(await this.#transport.call('enqueueBatch', { params: { queue }, body })).jobs)
+    }
+    // A repeated call finds the run that its first try made: that is not somebody else's.
+    return done.map(({ run, deduplicated }, n) => ({ run, deduplicated: deduplicated && run.id !== all[n]?.id }))
+  }
 }
 
 /** Operations on schedules. */
@@ -90,6 +125,11 @@ export class Schedules {
   /** Lists all schedules by name. */
   async list(): Promise<Schedule[]> {
     return (await this.#transport.call('listSchedules', {})).schedules
+  }
+
+  /** Enqueues a run of a schedule now, once also when the answer is lost. @throws TidebaseError `schedule_not_found` */
+  async trigger(name: string): Promise<Run> {
+    return (await this.#transport.call('triggerSchedule', { params: { name }, body: { id: newRunId() } })).run
   }
 
   /**

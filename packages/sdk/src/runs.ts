@@ -2,6 +2,7 @@
 // for sessions that have no function to wrap, `attach`.
 import type { BodyOf, Routes } from '@tidebase/wire'
 import { onAbort } from './abort.ts'
+import type { CallReply } from './endpoints.ts'
 import type { BeginOptions, Engine } from './engine.ts'
 import { TidebaseError } from './errors.ts'
 import { begin, complete, fail } from './execute.ts'
@@ -106,6 +107,37 @@ export class Runs {
    */
   async cancel(runId: string, options: { reason?: string; actor?: string } = {}): Promise<Run> {
     return (await this.#engine.transport.call('cancelRun', { params: { runId }, body: options })).run
+  }
+
+  /**
+   * Puts a failed run back: queued again at once, or pending without a queue. Completed steps are not repeated.
+   *
+   * @param options actor, for people
+   * @throws TidebaseError `run_not_failed`, `dedupe_conflict`
+   */
+  async retry(runId: string, options: { actor?: string } = {}): Promise<Run> {
+    return (await this.#engine.transport.call('retryRun', { params: { runId }, body: options })).run
+  }
+
+  /**
+   * The gates of all runs that wait for a decision, oldest first, a page at a time.
+   *
+   * @param options after: `nextCursor` of the page before; limit: 100 unless given
+   */
+  inbox(options: { after?: string; limit?: number } = {}): Promise<CallReply<'listGates'>> {
+    return this.#engine.transport.call('listGates', { query: options })
+  }
+
+  /**
+   * Sums of the project's usage.
+   *
+   * @param options groupBy: workflow, model, provider or day (unless given); from, to (exclusive)
+   */
+  async usage(
+    options: { groupBy?: 'workflow' | 'model' | 'provider' | 'day'; from?: Date; to?: Date } = {},
+  ): Promise<CallReply<'sumUsage'>['sums']> {
+    const query = { groupBy: options.groupBy, from: options.from?.toISOString(), to: options.to?.toISOString() }
+    return (await this.#engine.transport.call('sumUsage', { query })).sums
   }
 
   /**

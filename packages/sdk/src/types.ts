@@ -49,6 +49,8 @@ export interface NewRunOptions<Input = unknown> {
   recoveryWebhook?: string
   /** Told (signed) of the run's events. */
   channels?: ChannelInput[]
+  /** What it may use up; the usage entry that crosses it cancels the run. */
+  budget?: { costUsd?: number; totalTokens?: number }
 }
 
 /**

@@ -211,3 +211,28 @@ test('a step whose worker died asks for a decision: a queue run waits for it, an
   expect(charged).toEqual([job.id])
   expect(errors).toEqual([])
 })
+
+test('queues, retries, budgets, usage and the inbox from the SDK', async () => {
+  const own = await startServer()
+  onTestFinished(() => own.stop())
+  const client = new Tidebase({ url: own.url })
+  const jobs = Array.from({ length: 1_200 }, (_, n) => ({ workflowName: 'job', input: n }))
+  const made = await client.queues.enqueueAll('many', jobs)
+  expect(made.map(({ run }) => run.input)).toEqual(jobs.map(({ input }) => input))
+  expect((await client.queues.pause('many')).paused).toBe(true)
+  expect((await client.queues.resume('many')).paused).toBe(false)
+  await expect(client.run('fails', () => Promise.reject(new Error('no')))).rejects.toThrow('no')
+  const [failed] = (await client.runs.list({ workflow: 'fails' })).runs
+  expect((await client.runs.retry(failed?.id ?? '')).status).toBe('pending')
+  const spend = client.run('spends', { budget: { totalTokens: 10 } }, async (run) => {
+    await run.usage({ kind: 'llm', totalTokens: 11, model: 'm' })
+    await run.step('never', () => 1)
+  })
+  await expect(spend).rejects.toMatchObject({ code: 'run_cancelled' })
+  expect(await client.runs.usage({ groupBy: 'model' })).toMatchObject([{ model: 'm', totalTokens: 11 }])
+  const { run } = await client.runs.attach((await client.runs.create('asks')).id)
+  await run.gates.begin('ok?', 'Is it?')
+  expect((await client.runs.inbox()).gates).toMatchObject([{ name: 'ok?', workflowName: 'asks' }])
+  await client.schedules.set('s', { cron: '0 0 1 1 *', workflowName: 'yearly' })
+  expect((await client.schedules.trigger('s')).workflowName).toBe('yearly')
+})

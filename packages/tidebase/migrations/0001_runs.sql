@@ -311,6 +311,8 @@ create table tidebase.schedules (
   queue text not null default 'default',
   max_attempts integer not null default 1,
   enabled boolean not null default true,
+  -- What becomes of times that were missed while no server ran.
+  catch_up text not null default 'last' check (catch_up in ('none', 'last', 'all')),
   next_run_at timestamptz,
   last_enqueued_at timestamptz,
   created_at timestamptz not null default now(),

@@ -7,6 +7,7 @@ import { ApiError } from './errors.ts'
 import { type Handlers, handlersOf } from './handlers.ts'
 import { authenticator } from './keys.ts'
 import type { LiveEvents } from './live.ts'
+import { createMetrics } from './metrics.ts'
 import { createRouter, type Match } from './router.ts'
 
 /** What the edge may be told. */
@@ -42,7 +43,8 @@ export function createApp(
 ): (request: Request) => Promise<Response> {
   const find = createRouter<RouteName>(routes)
   const authenticate = authenticator(engine.db.hot, options.apiKey)
-  const handlers = handlersOf(engine, live)
+  const metrics = createMetrics()
+  const handlers = handlersOf(engine, live, metrics)
   const guard = originGuard(engine.settings.publicUrl, options)
 
   const admit = async ({ name, route }: Match<RouteName>, request: Request, { query }: Address): Promise<Caller> => {
@@ -80,6 +82,8 @@ export function createApp(
   }
 
   return async (request) => {
+    const began = performance.now()
+    let route = 'none'
     let cors: Record<string, string> = {}
     let response: Response
     try {
@@ -95,11 +99,15 @@ export function createApp(
           throw new ApiError('method_not_allowed', `This path does not take ${request.method}.`, { allow })
         }
         response = new Response(null, { status: 204, headers: preflight(allow) })
-      } else response = await answer(match, request, address)
+      } else {
+        route = match.name
+        response = await answer(match, request, address)
+      }
     } catch (error) {
       response = failure(error, options)
     }
     for (const [header, value] of Object.entries(cors)) response.headers.set(header, value)
+    metrics.observe(route, response.status, performance.now() - began)
     return response
   }
 }

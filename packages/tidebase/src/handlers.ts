@@ -15,6 +15,8 @@ import { getRun, listRuns } from './detail.ts'
 import type { Caller, Engine } from './engine.ts'
 import { beginGate, getGate, listGates, resolveGate } from './gates.ts'
 import type { LiveEvents } from './live.ts'
+import { llmsText } from './llms.ts'
+import type { Metrics } from './metrics.ts'
 import { parkRun } from './park.ts'
 import { claim, configureQueue, enqueue, enqueueBatch, listQueues, setPaused } from './queues.ts'
 import { retryRun } from './retry.ts'
@@ -46,7 +48,8 @@ export type Handlers = {
 }
 
 /** The handlers of one server. */
-export function handlersOf(engine: Engine, live: LiveEvents): Handlers {
+export function handlersOf(engine: Engine, live: LiveEvents, metrics: Metrics): Handlers {
+  const llms = llmsText()
   const document = JSON.stringify(openApiDocument(routes))
   const { cold, hot } = engine.db
   /** The stored id of the path's run, once it is known that the caller may read it. */
@@ -60,6 +63,9 @@ export function handlersOf(engine: Engine, live: LiveEvents): Handlers {
       await cold.query('select 1')
       return { ok: true }
     },
+    llms: async () => new Response(llms, { headers: { 'content-type': 'text/plain; charset=utf-8' } }),
+    metrics: async ({ caller }) =>
+      new Response(await metrics.text(cold, caller), { headers: { 'content-type': metrics.contentType } }),
     openapi: async () => new Response(document, { headers: { 'content-type': 'application/json' } }),
 
     createRun: ({ caller, params, body }) => createRun(engine, caller, params.workflowName, body),

@@ -22,6 +22,7 @@ interface ScheduleRow {
   queue: string
   max_attempts: number
   enabled: boolean
+  catch_up: Schedule['catchUp']
   next_run_at: Date | null
   last_enqueued_at: Date | null
   created_at: Date
@@ -38,6 +39,7 @@ function toSchedule(row: ScheduleRow): Schedule {
     queue: row.queue,
     maxAttempts: row.max_attempts,
     enabled: row.enabled,
+    catchUp: row.catch_up,
     nextRunAt: row.next_run_at?.toISOString() ?? null,
     nextRuns: nextRuns(row),
     lastEnqueuedAt: row.last_enqueued_at?.toISOString() ?? null,
@@ -154,12 +156,12 @@ export async function putSchedule(
   const next = clock && nextTime(body.cron, timezone, clock.now)
   const [row] = await db.query<ScheduleRow>(
     `insert into tidebase.schedules as s
-      (project, name, cron, timezone, workflow_name, input, queue, max_attempts, enabled, next_run_at)
+      (project, name, cron, timezone, workflow_name, input, queue, max_attempts, enabled, next_run_at, catch_up)
     values ($1, $2, $3, $4, $5, coalesce($6::json, '{}'), coalesce($7, 'default'), coalesce($8, 1),
-      coalesce($9, true), $10)
+      coalesce($9, true), $10, coalesce($11, 'last'))
     on conflict (project, name) do update set cron = excluded.cron, timezone = excluded.timezone,
       workflow_name = excluded.workflow_name, input = excluded.input, queue = excluded.queue,
-      max_attempts = excluded.max_attempts, enabled = excluded.enabled, updated_at = now(),
+      max_attempts = excluded.max_attempts, enabled = excluded.enabled, catch_up = excluded.catch_up, updated_at = now(),
       next_run_at = case
         when s.cron = excluded.cron and s.timezone = excluded.timezone and s.enabled = excluded.enabled
           then s.next_run_at
@@ -176,6 +178,7 @@ export async function putSchedule(
       body.maxAttempts ?? null,
       body.enabled ?? null,
       next,
+      body.catchUp ?? null,
     ],
   )
   if (!row) throw new Error('the schedule was not returned')
@@ -223,11 +226,13 @@ export async function triggerSchedule(
   return { run: toRun(made.row) }
 }
 
+/** A time that is older than this was missed, not just looked at late, ms. */
+const lateMs = 60_000
 /** Schedules that one look takes. */
 const batch = 500
 
 /**
- * Enqueues what is due by the database's clock. After a downtime only the latest time missed fires.
+ * Enqueues what is due by the database's clock. After a downtime a schedule's `catch_up` tells what fires.
  *
  * @returns how many runs were made
  * @throws what went wrong with the first schedule that could not fire, after the others
@@ -244,14 +249,21 @@ export async function fireSchedules(engine: Engine): Promise<number> {
     for (const each of fires) if (each.status === 'fulfilled' && each.value) made++
     const failed = fires.find((each) => each.status === 'rejected')
     if (failed) throw failed.reason
-    if (due.length < batch) return made
+    // One that makes up for each missed time is due again at once.
+    if (due.length < batch && !due.some((row) => row.catch_up === 'all')) return made
   }
 }
 
 /** @returns whether this call made the run */
 async function fire(engine: Engine, row: ScheduleRow, now: Date): Promise<boolean> {
   if (!row.next_run_at) return false
-  const at = latestMissed(row, row.next_run_at, now)
+  const all = row.catch_up === 'all'
+  const at = all ? row.next_run_at : latestMissed(row, row.next_run_at, now)
+  const advance = () => moveOn(engine, row, nextTime(row.cron, row.timezone, all ? at : now))
+  if (row.catch_up === 'none' && now.getTime() - at.getTime() > lateMs) {
+    await advance()
+    return false
+  }
   const fireTime = at.toISOString()
   const caller: Caller = { project: row.project, scope: 'admin', keyId: null }
   const dedupeKey = `sched:${row.name}:${fireTime}`
@@ -273,13 +285,17 @@ async function fire(engine: Engine, row: ScheduleRow, now: Date): Promise<boolea
       throw error
     },
   )
-  // What was replaced meanwhile has its own next time.
+  await advance()
+  return made
+}
+
+/** Sets a schedule's next time. What was replaced meanwhile has its own. */
+async function moveOn(engine: Engine, row: ScheduleRow, next: Date | null): Promise<void> {
   await engine.db.cold.query(
     `update tidebase.schedules set next_run_at = $4, last_enqueued_at = now()
       where project = $1 and name = $2 and next_run_at = $3 and cron = $5 and timezone = $6 and enabled`,
-    [row.project, row.name, row.next_run_at, nextTime(row.cron, row.timezone, now), row.cron, row.timezone],
+    [row.project, row.name, row.next_run_at, next, row.cron, row.timezone],
   )
-  return made
 }
 
 /** The last of the times from `first` to `now`: forward from ever earlier, because a downtime may have been long. */

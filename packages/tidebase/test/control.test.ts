@@ -187,6 +187,34 @@ test('the inbox shows what waits for a decision in all runs, oldest first, in pa
   await own.stop()
 })
 
+test('/metrics and /llms.txt tell what the server is and does, and nothing that users keep in it', async () => {
+  const own = await startServer({ apiKey: 'root-key' })
+  await own.ok('enqueue', {
+    params: { queue: 'a "b"' },
+    body: { workflowName: 'w', input: 'canary-input', dedupeKey: 'canary-key' },
+  })
+  await own.send('getRun', { params: { runId: 'run_x' } })
+  expect((await fetch(`${own.url}/metrics`)).status).toBe(401)
+  const get = (path: string) => fetch(own.url + path, { headers: { authorization: 'Bearer root-key' } })
+  const text = await (await get('/metrics')).text()
+  for (const line of [
+    'tidebase_runs{queue="a \\"b\\"",status="queued"} 1',
+    'tidebase_request_seconds_count{route="enqueue",status="200"} 1',
+    'tidebase_request_seconds_count{route="getRun",status="404"} 1',
+    'tidebase_queue_oldest_seconds{queue="a \\"b\\""}',
+    'tidebase_process_resident_memory_bytes',
+  ])
+    expect(text).toContain(line)
+  expect(text).not.toMatch(/canary|root-key|run_/)
+  // Each metric is declared once, as Prometheus demands.
+  const declared = text.split('\n').filter((line) => line.startsWith('# TYPE'))
+  expect(new Set(declared).size).toBe(declared.length)
+  const page = await (await get('/llms.txt')).text()
+  expect(page).toContain('- POST /queues/claim: ')
+  expect(page).toContain('lease_lost')
+  await own.stop()
+})
+
 test('a schedule is triggered by hand, and shows its next five times', async () => {
   const params = { name: 'nightly' }
   const body = { cron: '0 3 * * *', workflowName: 'digest', queue: 'nights', input: { n: 1 }, maxAttempts: 2 }

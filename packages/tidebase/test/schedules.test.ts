@@ -218,6 +218,35 @@ describe('two servers', () => {
     await server.ok('deleteSchedule', { params: { name: 'late' } })
   })
 
+  test.each([
+    ['none', 0],
+    ['all', 5],
+  ] as const)('after a downtime with catchUp %s, %d of the missed times fire, each once', async (catchUp, times) => {
+    const name = `catch-${catchUp}`
+    const { body } = await put(name, { cron: '* * * * *', workflowName: 'w', catchUp, enabled: false })
+    expect(body.schedule).toMatchObject({ catchUp })
+    // Five minutes ago, and far enough into this one that none fires meanwhile.
+    const [set] = await db.cold.query<{ first: Date }>(
+      `update tidebase.schedules set next_run_at = date_trunc('minute', now()) - interval '4 minutes', enabled = true
+        where name = $1 returning next_run_at as first`,
+      [name],
+    )
+    await soon(async () => {
+      const [row] = await db.cold.query<{ due: boolean }>(
+        'select next_run_at <= now() as due from tidebase.schedules where name = $1',
+        [name],
+      )
+      expect(row?.due).toBe(false)
+    })
+    const fired = (await runsOf(name)).map(({ metadata }) => String(metadata.fireTime)).sort()
+    // A minute may have begun meanwhile.
+    const missed = fired.filter((at) => at < new Date((set?.first.getTime() ?? 0) + times * 60_000).toISOString())
+    expect(missed).toEqual(
+      Array.from({ length: times }, (_, n) => new Date((set?.first.getTime() ?? 0) + n * 60_000).toISOString()),
+    )
+    await server.ok('deleteSchedule', { params: { name } })
+  })
+
   test('a schedule that is not enabled does not fire', async () => {
     await put('off', { cron: '* * * * *', workflowName: 'w', enabled: false })
     await overdue('off', 1)

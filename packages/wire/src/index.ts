@@ -3,7 +3,7 @@ import { createChild } from './children.ts'
 import { getRun } from './detail.ts'
 import { streamEvents } from './events.ts'
 import { beginGate, getGate, listGates, resolveGate } from './gates.ts'
-import { health, openapi } from './operations.ts'
+import { health, llms, metrics, openapi } from './operations.ts'
 import { claim, configureQueue, enqueue, enqueueBatch, listQueues, pauseQueue, resumeQueue } from './queues.ts'
 import {
   beginRun,
@@ -26,6 +26,8 @@ import { createTimer, getWait, parkRun, sendSignal, waitForSignal } from './wait
 export const routes = {
   health,
   openapi,
+  llms,
+  metrics,
   createRun,
   listRuns,
   getRun,

@@ -11,6 +11,24 @@ export const health = route({
   errors: ['database_unavailable'],
 })
 
+export const llms = route({
+  method: 'GET',
+  path: '/llms.txt',
+  summary: 'What this server is and every route in a line, for language models.',
+  scopes: ['worker', 'enqueue', 'read'],
+  reply: null,
+  errors: [],
+})
+
+export const metrics = route({
+  method: 'GET',
+  path: '/metrics',
+  summary: 'Prometheus metrics: the process, requests by route, live runs of the project by queue and status.',
+  scopes: ['read'],
+  reply: null,
+  errors: [],
+})
+
 export const openapi = route({
   method: 'GET',
   path: '/openapi.json',

@@ -4,6 +4,9 @@ import { Id, Json, Name, Timestamp } from './json.ts'
 import { route } from './route.ts'
 import { Run } from './runs.ts'
 
+/** What becomes of the times that passed while no server ran: nothing, the last of them fires, or each. */
+export const CatchUp = z.enum(['none', 'last', 'all'])
+
 export const Schedule = z
   .object({
     name: z.string(),
@@ -14,6 +17,7 @@ export const Schedule = z
     queue: z.string(),
     maxAttempts: z.int(),
     enabled: z.boolean(),
+    catchUp: CatchUp,
     nextRunAt: Timestamp.nullable(),
     nextRuns: z.array(Timestamp).describe('The next five times'),
     lastEnqueuedAt: Timestamp.nullable(),
@@ -35,6 +39,7 @@ export const putSchedule = route({
     queue: Name.nullish(),
     maxAttempts: z.int().min(1).max(1_000).nullish(),
     enabled: z.boolean().nullish(),
+    catchUp: CatchUp.nullish().describe('`last` unless given'),
   }),
   reply: z.object({ schedule: Schedule }),
   errors: ['invalid_cron', 'invalid_timezone'],
