@@ -15,6 +15,7 @@ export const endpoints = {
   completeRun: ['POST', '/runs/:runId/complete'],
   failRun: ['POST', '/runs/:runId/fail'],
   cancelRun: ['POST', '/runs/:runId/cancel'],
+  forkRun: ['POST', '/runs/:runId/fork'],
   retryRun: ['POST', '/runs/:runId/retry'],
   recoverRun: ['POST', '/runs/:runId/recover'],
   streamEvents: ['GET', '/runs/:runId/events'],

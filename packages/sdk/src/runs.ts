@@ -120,6 +120,18 @@ export class Runs {
   }
 
   /**
+   * Makes a new run that starts with the completed steps and the state of another.
+   *
+   * @param options fromStep: name of the first step that runs again (none unless given); stateVersion; input
+   * @throws TidebaseError `step_not_found`, `state_not_found`
+   * @example const { id } = await tide.runs.fork(runId, { fromStep: 'write' }); await tide.run('report', { runId: id }, write)
+   */
+  async fork(runId: string, options: { fromStep?: string; stateVersion?: number; input?: unknown } = {}): Promise<Run> {
+    const body = { ...options, id: newRunId() }
+    return (await this.#engine.transport.call('forkRun', { params: { runId }, body })).run
+  }
+
+  /**
    * The gates of all runs that wait for a decision, oldest first, a page at a time.
    *
    * @param options after: `nextCursor` of the page before; limit: 100 unless given

@@ -13,6 +13,7 @@ import { beginRun, completeRun, failRun, heartbeatRun } from './attempts.ts'
 import { createChild } from './children.ts'
 import { getRun, listRuns } from './detail.ts'
 import type { Caller, Engine } from './engine.ts'
+import { forkRun } from './fork.ts'
 import { beginGate, getGate, listGates, resolveGate } from './gates.ts'
 import type { LiveEvents } from './live.ts'
 import { llmsText } from './llms.ts'
@@ -83,6 +84,7 @@ export function handlersOf(engine: Engine, live: LiveEvents, metrics: Metrics): 
     completeRun: ({ caller, params, body }) => completeRun(engine, caller, runKey(params.runId), body),
     failRun: ({ caller, params, body }) => failRun(engine, caller, runKey(params.runId), body),
     cancelRun: ({ caller, params, body }) => cancelRun(engine, caller, runKey(params.runId), body),
+    forkRun: ({ caller, params, body }) => forkRun(engine, caller, runKey(params.runId), body),
     retryRun: async ({ caller, params, body }) => {
       const run = runKey(params.runId)
       if (caller.scope === 'enqueue') await readRun(hot, caller, run)

@@ -235,3 +235,54 @@ test('a schedule is triggered by hand, and shows its next five times', async () 
   const off = await server.ok('putSchedule', { params, body: { ...body, enabled: false } })
   expect(off.schedule.nextRuns.length).toBeLessThanOrEqual(5)
 })
+
+test('a fork starts with the completed steps up to a point and a chosen state, and both runs go their ways', async () => {
+  const { run } = await server.ok('createRun', {
+    params: { workflowName: 'w' },
+    body: { input: 1, metadata: { a: 1 } },
+  })
+  const params = { runId: run.id }
+  await server.ok('beginRun', { params, headers: { 'x-tidebase-worker': 'w1' } })
+  for (const name of ['one', 'two', 'three']) {
+    await server.ok('recordStep', {
+      params,
+      body: { name, inputHash: 'h', leaseOwner: 'w1', output: `${name} of the first` },
+    })
+    await server.ok('setState', { params, body: { value: { after: name } } })
+  }
+  const fork = (body: object) => server.send('forkRun', { params, body })
+  const id = `run_${'3'.repeat(32)}`
+  const replies = await Promise.all([1, 2].map(() => fork({ id, fromStep: 'three', stateVersion: 2, input: 5 })))
+  expect(replies.map(({ status }) => status)).toEqual([200, 200])
+  const forked = await server.ok('getRun', { params: { runId: id } })
+  expect(forked.run).toMatchObject({ status: 'pending', input: 5, attempt: 0, metadata: { a: 1, forkedFrom: run.id } })
+  expect(forked.steps.map(({ name, output }) => [name, output])).toEqual([
+    ['one', 'one of the first'],
+    ['two', 'two of the first'],
+  ])
+  expect(forked.state).toMatchObject({ value: { after: 'two' }, version: 1 })
+  expect(forked.events.map(({ seq, type }) => [seq, type])).toEqual([
+    [1, 'run.created'],
+    [2, 'run.forked'],
+  ])
+  const begun = await server.ok('beginRun', {
+    params: { runId: id },
+    query: { include: 'checkpoints' },
+    headers: { 'x-tidebase-worker': 'w2' },
+  })
+  expect(begun.checkpoints?.map(({ name }) => name) ?? []).toEqual(['one', 'two'])
+  const known = { name: 'two', inputHash: 'h', leaseOwner: 'w2', output: 'another' }
+  expect(await server.ok('recordStep', { params: { runId: id }, body: known })).toMatchObject({
+    action: 'return',
+    output: 'two of the first',
+  })
+  expect(await server.ok('recordStep', { params: { runId: id }, body: { ...known, name: 'three' } })).toMatchObject({
+    action: 'recorded',
+  })
+  expect((await server.ok('getRun', { params })).steps.map(({ output }) => output)).toContain('three of the first')
+  const all = (await server.ok('forkRun', { params, body: {} })).run
+  expect((await server.ok('getRun', { params: { runId: all.id } })).steps).toHaveLength(3)
+  expect(await fork({ fromStep: 'none' })).toMatchObject({ status: 404, body: { code: 'step_not_found' } })
+  expect(await fork({ stateVersion: 99 })).toMatchObject({ status: 404, body: { code: 'state_not_found' } })
+  expect(await fork({ id: run.id })).toMatchObject({ status: 409, body: { code: 'run_conflict' } })
+})

@@ -13,6 +13,7 @@ export const EventType = z.enum([
   'run.failed',
   'run.cancelled',
   'run.retried',
+  'run.forked',
   'run.budget_exceeded',
   'run.waiting',
   'run.resumed',

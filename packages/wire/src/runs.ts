@@ -163,6 +163,22 @@ export const retryRun = route({
   errors: ['run_not_found', 'run_not_failed', 'dedupe_conflict'],
 })
 
+export const forkRun = route({
+  method: 'POST',
+  path: '/runs/:runId/fork',
+  summary:
+    'A new run that starts with the completed steps and the state of this one. `fromStep` and what came after it run again.',
+  scopes: ['worker'],
+  body: z.object({
+    id: Id('run').nullish().describe('Of the new run, so that a repeated call makes one'),
+    fromStep: Name.nullish().describe('Name of the first step that is not taken over; all are unless given'),
+    stateVersion: z.int().min(1).nullish().describe('Version of the state to start with; the latest unless given'),
+    input: Json.optional().describe('In place of this run’s input'),
+  }),
+  reply: z.object({ run: Run }),
+  errors: ['run_not_found', 'step_not_found', 'state_not_found', 'run_conflict'],
+})
+
 export const cancelRun = route({
   method: 'POST',
   path: '/runs/:runId/cancel',
