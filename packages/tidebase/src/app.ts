@@ -1,7 +1,7 @@
 // The HTTP edge: authenticate, validate, dispatch, map errors. No SQL, no logic of any noun.
 import { randomUUID } from 'node:crypto'
 import { type RouteName, routes } from '@tidebase/wire'
-import { check, readJson } from './body.ts'
+import { check, readForm, readJson } from './body.ts'
 import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { type Handlers, handlersOf } from './handlers.ts'
@@ -64,9 +64,10 @@ export function createApp(
 
   const answer = async (match: Match<RouteName>, request: Request, address: Address): Promise<Response> => {
     const { name, route, params } = match
-    const caller = name === 'health' ? anonymous : await admit(match, request, address)
+    const caller = route.keyless ? anonymous : await admit(match, request, address)
     const query = route.query ? check(route.query, Object.fromEntries(address.query ?? []), 'invalid_query') : undefined
-    const body = route.body ? check(route.body, await readJson(request, options.maxBody), 'invalid_body') : undefined
+    const read = route.form ? readForm : readJson
+    const body = route.body ? check(route.body, await read(request, options.maxBody), 'invalid_body') : undefined
     const { headers } = request
     const reply = await call(handlers, name, {
       caller,

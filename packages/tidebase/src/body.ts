@@ -44,6 +44,26 @@ export async function readJson(request: Request, limit: number): Promise<unknown
   return value
 }
 
+/**
+ * The fields of a form that a web page has posted.
+ *
+ * @param limit bytes
+ * @throws ApiError `body_too_large`, `unsupported_media_type`, `invalid_json`, `invalid_body`
+ */
+export async function readForm(request: Request, limit: number): Promise<unknown> {
+  const type = request.headers.get('content-type') ?? ''
+  if (!type.startsWith('application/x-www-form-urlencoded')) {
+    throw new ApiError('unsupported_media_type', 'This route takes the form of a web page.')
+  }
+  const bytes = await readBytes(request, limit)
+  // An object of its own making: a field called __proto__ is only a field.
+  const fields = Object.fromEntries(new URLSearchParams(Buffer.from(bytes as Uint8Array).toString('utf8')))
+  const issues: Issue[] = []
+  findUnstorable(fields, '', issues)
+  if (issues.length > 0) throw invalidBody(issues)
+  return fields
+}
+
 async function readBytes(request: Request, limit: number): Promise<ArrayBuffer | Uint8Array> {
   const tooLarge = () => new ApiError('body_too_large', `The body is larger than ${limit} bytes.`)
   const declared = request.headers.get('content-length')

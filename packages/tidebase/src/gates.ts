@@ -52,6 +52,12 @@ export function gateToken(secret: Buffer, gateId: string): string {
   return createHmac('sha256', secret).update(`gate:${gateId}`).digest('base64url')
 }
 
+/** Whether two tokens are one; in constant time. */
+export function sameToken(expected: string, given: string): boolean {
+  const [a, b] = [Buffer.from(expected), Buffer.from(given)]
+  return a.length === b.length && timingSafeEqual(a, b)
+}
+
 /** A gate as the wire shows it to this caller. */
 export function toGate(row: GateRow, caller: Caller): Gate {
   const id = wireId('gate', row.id)
@@ -284,9 +290,7 @@ async function opens(engine: Engine, project: number, gateId: string, token: str
     [project],
   )
   if (!row) return false
-  const expected = Buffer.from(gateToken(row.secret, gateId))
-  const given = Buffer.from(token)
-  return given.length === expected.length && timingSafeEqual(given, expected)
+  return sameToken(gateToken(row.secret, gateId), token)
 }
 
 /** Decides a gate whose time is up. Called by the reconciler. */

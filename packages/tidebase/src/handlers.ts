@@ -14,6 +14,7 @@ import { createChild } from './children.ts'
 import { getRun, listRuns } from './detail.ts'
 import type { Caller, Engine } from './engine.ts'
 import { forkRun } from './fork.ts'
+import { decideGate, gatePage } from './gate-page.ts'
 import { beginGate, getGate, listGates, resolveGate } from './gates.ts'
 import type { LiveEvents } from './live.ts'
 import { llmsText } from './llms.ts'
@@ -131,6 +132,9 @@ export function handlersOf(engine: Engine, live: LiveEvents, metrics: Metrics): 
       if (caller.scope !== 'admin') await readRun(hot, caller, run)
       return resolveGate(engine, caller, run, params.gateId, body)
     },
+
+    gatePage: ({ params, query }) => gatePage(engine, params.runId, params.gateId, query.token),
+    decideGate: ({ params, body }) => decideGate(engine, params.runId, params.gateId, body),
 
     createTimer: ({ caller, params, body }) => createTimer(engine, caller, runKey(params.runId), body),
     waitForSignal: ({ caller, params, body }) => waitForSignal(engine, caller, runKey(params.runId), body),

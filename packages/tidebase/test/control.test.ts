@@ -286,3 +286,47 @@ test('a fork starts with the completed steps up to a point and a chosen state, a
   expect(await fork({ stateVersion: 99 })).toMatchObject({ status: 404, body: { code: 'state_not_found' } })
   expect(await fork({ id: run.id })).toMatchObject({ status: 409, body: { code: 'run_conflict' } })
 })
+
+test('a gate is decided on the page that its link opens: by its token alone, and not by looking', async () => {
+  const own = await startServer({ apiKey: 'root-key' })
+  const { run } = await own.ok('createRun', { params: { workflowName: 'w' }, body: {} })
+  const params = { runId: run.id }
+  const evil = '</pre><script>alert(1)</script>'
+  const { gate } = await own.ok('beginGate', {
+    params,
+    body: { name: 'g', prompt: `Send it? ${evil}`, data: { evil } },
+  })
+  const at = `${own.url}/runs/${run.id}/gates/${gate.id}`
+  const look = (token: string) => fetch(`${at}/resolve?token=${token}`)
+  const token = gate.resolveToken ?? ''
+  expect((await look('wrong')).status).toBe(404)
+  const page = await look(token)
+  const html = await page.text()
+  expect(page.status).toBe(200)
+  expect(page.headers.get('referrer-policy')).toBe('no-referrer')
+  expect(page.headers.get('content-security-policy')).toMatch(/^default-src 'none'/)
+  expect(html).toContain('Send it?')
+  expect(html).not.toContain('<script>')
+  expect((await own.ok('getGate', { params: { ...params, gateId: gate.id } })).gate.status).toBe('pending')
+  const decide = (fields: Record<string, string>) =>
+    fetch(`${at}/decide`, { method: 'POST', body: new URLSearchParams(fields) })
+  expect((await decide({ token: 'wrong', decision: 'approved' })).status).toBe(404)
+  expect((await decide({ token, decision: 'whatever' })).status).toBe(400)
+  expect(
+    (await fetch(`${at}/decide`, { method: 'POST', body: '{}', headers: { 'content-type': 'application/json' } }))
+      .status,
+  ).toBe(415)
+  const replies = await Promise.all([
+    decide({ token, decision: 'approved', actor: 'Ada <b>', note: 'go on' }),
+    decide({ token, decision: 'approved', actor: 'Ada <b>', note: 'go on' }),
+  ])
+  expect(replies.map(({ status }) => status).sort()).toEqual([200, 409])
+  for (const reply of replies) expect(await reply.text()).toContain('approved by Ada &lt;b&gt;')
+  expect((await own.ok('getGate', { params: { ...params, gateId: gate.id } })).gate).toMatchObject({
+    status: 'approved',
+    actor: 'Ada <b>',
+    decisionPayload: { note: 'go on' },
+  })
+  expect(await (await look(token)).text()).toContain('approved by Ada')
+  await own.stop()
+})

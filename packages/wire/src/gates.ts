@@ -74,6 +74,34 @@ export const getGate = route({
   errors: ['run_not_found', 'gate_not_found', 'invalid_query'],
 })
 
+export const gatePage = route({
+  method: 'GET',
+  path: '/runs/:runId/gates/:gateId/resolve',
+  summary: 'A page to decide a gate on, for people who were sent its address with the token. Looking decides nothing.',
+  scopes: [],
+  keyless: true,
+  query: z.object({ token: z.string().max(200) }),
+  reply: null,
+  errors: ['gate_not_found', 'invalid_query'],
+})
+
+export const decideGate = route({
+  method: 'POST',
+  path: '/runs/:runId/gates/:gateId/decide',
+  summary: 'What the page of a gate posts: the decision as a form, with the token.',
+  scopes: [],
+  keyless: true,
+  form: true,
+  body: z.object({
+    token: z.string().max(200),
+    decision: z.enum(['approved', 'rejected']),
+    actor: Text.optional(),
+    note: z.string().max(20_000).optional(),
+  }),
+  reply: null,
+  errors: ['gate_not_found', 'gate_resolved', 'run_cancelled'],
+})
+
 export const resolveGate = route({
   method: 'POST',
   path: '/runs/:runId/gates/:gateId/resolve',

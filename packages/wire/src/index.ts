@@ -2,7 +2,7 @@
 import { createChild } from './children.ts'
 import { getRun } from './detail.ts'
 import { streamEvents } from './events.ts'
-import { beginGate, getGate, listGates, resolveGate } from './gates.ts'
+import { beginGate, decideGate, gatePage, getGate, listGates, resolveGate } from './gates.ts'
 import { health, llms, metrics, openapi } from './operations.ts'
 import { claim, configureQueue, enqueue, enqueueBatch, listQueues, pauseQueue, resumeQueue } from './queues.ts'
 import {
@@ -56,6 +56,8 @@ export const routes = {
   beginGate,
   getGate,
   resolveGate,
+  gatePage,
+  decideGate,
   createTimer,
   waitForSignal,
   getWait,

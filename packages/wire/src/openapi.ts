@@ -91,7 +91,8 @@ function operation(name: string, route: Route, schema: (type: z.ZodType) => Json
     summary: route.summary,
     'x-scopes': ['admin', ...route.scopes],
     ...(inPath.length + inQuery.length ? { parameters: [...inPath, ...inQuery] } : {}),
-    ...(route.body ? { requestBody: { content: json(schema(route.body)) } } : {}),
+    ...(route.keyless ? { security: [] } : {}),
+    ...(route.body ? { requestBody: { content: content(schema(route.body), route.form) } } : {}),
     responses: {
       200: route.reply
         ? { description: 'Done', content: json(schema(route.reply)) }
@@ -103,7 +104,11 @@ function operation(name: string, route: Route, schema: (type: z.ZodType) => Json
 }
 
 function json(schema: Json): Json {
-  return { 'application/json': { schema } }
+  return content(schema, false)
+}
+
+function content(schema: object, form: boolean | undefined) {
+  return { [form ? 'application/x-www-form-urlencoded' : 'application/json']: { schema } }
 }
 
 /** zod writes references relative to one document (`#/$defs/Run`); ours live under components. */

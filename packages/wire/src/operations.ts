@@ -7,6 +7,7 @@ export const health = route({
   path: '/health',
   summary: 'Whether the server and its database answer. Never authenticated; 503 while the database is away.',
   scopes: ['worker', 'enqueue', 'read'],
+  keyless: true,
   reply: z.object({ ok: z.literal(true) }),
   errors: ['database_unavailable'],
 })

@@ -15,6 +15,10 @@ export interface Route {
   summary: string
   /** Scopes that may call it besides `admin`. An empty list means admin only. */
   scopes: readonly Scope[]
+  /** Nobody needs a key: what is in the address or the form is the right to call it. */
+  keyless?: true
+  /** The body is a form of a web page, not JSON. */
+  form?: true
   /** Query string parameters, already split into strings. */
   query?: z.ZodType
   /** JSON body; a missing body counts as `{}`. */
