@@ -9,6 +9,8 @@ export default defineConfig({
     alias: [
       { find: '@tidebase/wire/contract', replacement: source('packages/wire/src/contract.ts') },
       { find: '@tidebase/wire', replacement: source('packages/wire/src/index.ts') },
+      { find: 'tidepool/kit', replacement: source('packages/tidepool/src/kit.ts') },
+      { find: /^tidebase$/, replacement: source('packages/tidebase/src/index.ts') },
       { find: '@tidebase/sdk', replacement: source('packages/sdk/src/index.ts') },
     ],
   },

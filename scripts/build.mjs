@@ -12,7 +12,8 @@ const programs = {
   wire: ['src/index.ts', 'src/contract.ts'],
   sdk: ['src/index.ts'],
   tidebase: ['src/main.ts', 'src/index.ts'],
-  tidepool: ['src/tp.ts', 'src/run.ts', 'cli/main.ts'],
+  platform: ['src/main.ts', 'src/bin.ts'],
+  tidepool: ['src/tp.ts', 'src/run.ts', 'src/kit.ts', 'src/dev/build-once.ts', 'src/platform/npm.ts', 'cli/main.ts'],
 }
 
 function newest(dir) {

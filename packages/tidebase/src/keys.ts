@@ -44,19 +44,21 @@ function toKey(row: KeyRow): ApiKey {
 /**
  * Makes a key, and its project when there is none of that name.
  *
+ * @param secret chosen by a program that embeds the server and can make it again; random unless given. Repeating the
+ *   call with one secret makes one key
  * @returns the key, and its secret, which is not stored and cannot be shown again
  */
 export async function createKey(
   db: Queryable,
-  { project, name, scope }: { project: string; name: string; scope: Scope },
+  { project, name, scope, secret: given }: { project: string; name: string; scope: Scope; secret?: string },
 ): Promise<{ key: ApiKey; secret: string }> {
-  const secret = `tide_${scope}_${randomBytes(24).toString('base64url')}`
+  const secret = given ?? `tide_${scope}_${randomBytes(24).toString('base64url')}`
   const [row] = await db.query<KeyRow>(
     `with p as (
       insert into tidebase.projects (name) values ($1) on conflict (name) do update set name = excluded.name returning *
     ), k as (
       insert into tidebase.api_keys (id, project, name, scope, hash, hint)
-      select $2, p.id, $3, $4, $5, $6 from p returning *
+      select $2, p.id, $3, $4, $5, $6 from p on conflict (hash) do update set name = excluded.name returning *
     ) select k.*, p.name as project from k, p`,
     [project, newId(), name, scope, sha256(secret), secret.slice(-4)],
   )

@@ -3,12 +3,14 @@ import { setMaxListeners } from 'node:events'
 import { createServer, type RequestListener, type Server } from 'node:http'
 import { type AddressInfo, isIP, type Socket } from 'node:net'
 import { getRequestListener } from '@hono/node-server'
+import type { Scope } from '@tidebase/wire'
 import { createApp } from './app.ts'
 import { Coalescers } from './coalesce.ts'
 import { type Connection, type Database, openDatabase } from './db.ts'
 import { type Embedded, startEmbedded } from './embedded.ts'
 import type { Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
+import { type ApiKey, createKey } from './keys.ts'
 import { LiveEvents } from './live.ts'
 import { migrate, pendingMigrations } from './migrate.ts'
 import { startOutbox } from './outbox.ts'
@@ -60,6 +62,13 @@ export interface TidebaseServer {
   embedded: boolean
   /** The Postgres the embedded database listens on, for other users of the same cluster; null with a database of your own. */
   connection: Connection
+  /** Makes a key, as `tidebase keys create` does; see createKey. */
+  createKey(key: {
+    project: string
+    name: string
+    scope: Scope
+    secret?: string
+  }): Promise<{ key: ApiKey; secret: string }>
   /**
    * Stops accepting, answers what is under way, ends streams, stops the embedded database.
    *
@@ -161,6 +170,7 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
       url: address,
       embedded: embedded !== undefined,
       connection,
+      createKey: (key) => createKey(db.cold, key),
       async stop(graceMs = 7_000) {
         stopping.abort()
         live.close()

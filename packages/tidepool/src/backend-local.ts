@@ -25,7 +25,8 @@ import { takeLock } from './local/lock.ts'
 import { createOutbox } from './local/outbox.ts'
 import { type Change, createTables } from './local/tables.ts'
 
-const spaceNames = {
+/** The names of all kinds of records. */
+export const spaceNames = {
   db: true,
   users: true,
   emails: true,

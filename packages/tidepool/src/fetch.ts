@@ -48,7 +48,8 @@ function blocked(host: string, address: string): TpError {
   return new TpError('blocked_address', `${host} is not a public address${address === host ? '' : ` (${address})`}`)
 }
 
-async function resolve(host: string): Promise<string[]> {
+/** The addresses of a host; of an address, itself. */
+export async function resolveHost(host: string): Promise<string[]> {
   if (isIP(host)) return [host]
   const found = await lookup(host, { all: true, verbatim: true })
   return found.map(({ address }) => address)
@@ -71,7 +72,7 @@ export function guardedConnector(base: Connector, allow: readonly string[]): Con
     const host = options.hostname.replace(/^\[|\]$/g, '')
     const port = options.port || (options.protocol === 'https:' ? '443' : '80')
     if (allow.includes(`${host}:${port}`)) return connectTo(options)
-    const addresses = await resolve(host)
+    const addresses = await resolveHost(host)
     for (const address of addresses) if (!isPublicAddress(address)) throw blocked(host, address)
     let failure: unknown = new Error(`${host} has no address`)
     for (const address of addresses) {
@@ -102,15 +103,15 @@ function causeOf(error: unknown): unknown {
   return error instanceof Error && error.cause !== undefined ? causeOf(error.cause) : error
 }
 
-/** Makes `tp.http`. `allow` gives the `host:port` exceptions. */
-export function createHttp(allow: () => readonly string[]) {
+/** Makes `tp.http`. `allow` gives the `host:port` exceptions, `egress` a way out that checks addresses itself. */
+export function createHttp(allow: () => readonly string[], egress: () => Connector | undefined = () => undefined) {
   let client: { fetch: typeof import('undici').fetch; dispatcher: import('undici').Agent } | undefined
   let windowStart = 0
   let used = 0
 
   function start() {
     const { Agent, buildConnector, fetch }: typeof import('undici') = require('undici')
-    const connect = guardedConnector(buildConnector({ timeout: 10_000 }), allow())
+    const connect = egress() ?? guardedConnector(buildConnector({ timeout: 10_000 }), allow())
     return { fetch, dispatcher: new Agent({ connect, connections: 20 }) }
   }
 

@@ -11,6 +11,7 @@
  * and read pod.auth, pod.payments, pod.admin (null when not configured) and pod.setup() (backend, origin, mode, log).
  * Requests to features pass the same body parsing, limits and cross-site check as the pod's own.
  */
+import type { buildConnector } from 'undici'
 import type { Backend } from './backend.ts'
 import type { AdminConfig, AuthConfig, PaymentsConfig } from './config.ts'
 import { type ErrorBody, TpError } from './errors.ts'
@@ -67,6 +68,8 @@ export interface Setup {
   allowHosts: readonly string[]
   backend: Backend
   log: Log
+  /** How tp.http connects where the pod itself cannot: in a sandbox. */
+  egress?: buildConnector.connector | undefined
   /** Where Tidebase is, for durable runs; undefined when there is none. */
   tidebase?: (() => Promise<TidebaseAddress>) | undefined
 }
@@ -137,7 +140,7 @@ export function createPod() {
     /** Registers a route of the pod's author. */
     route(path: string, options: RouteOptions, handler: Handler): void {
       if (typeof handler !== 'function') throw new TpError('bad_route', `The handler of ${path} is not a function`)
-      if (/^\/(_(auth|pay|admin|files|dev)|static)(\/|$)/.test(path))
+      if (/^\/(_(auth|pay|admin|files|dev|tidepool)|static)(\/|$)/.test(path))
         throw new TpError('bad_route', `${path} belongs to the runtime`, {
           hint: 'Choose a path without a leading "_".',
         })

@@ -15,7 +15,8 @@ import { findPlace } from './error-page.ts'
 import { errorBody, messageOf, TpError } from './errors.ts'
 import { filesFeature } from './files.ts'
 import { jsonLog, type Log, readableLog } from './log.ts'
-import type { Feature, Pod } from './pod.ts'
+import { joinPlatform } from './platform/join.ts'
+import type { Feature, Pod, Setup } from './pod.ts'
 import { type Listening, serve } from './serve.ts'
 import { pod as podOfProcess } from './tp.ts'
 import type { TidebaseAddress } from './workflows.ts'
@@ -47,6 +48,7 @@ export interface StartOptions {
   trustProxy?: boolean
   allowHosts?: readonly string[]
   tidebase?: (() => Promise<TidebaseAddress>) | undefined
+  egress?: Setup['egress']
   log?: Log
 }
 
@@ -61,7 +63,7 @@ export interface Running extends Listening {
  * @throws TpError `main_failed` with file and line, `bad_data_file`, `locked`, `port_taken`, `bad_config`
  */
 export async function startPod(pod: Pod, load: () => unknown, options: StartOptions): Promise<Running> {
-  const { dir, mode = 'dev', where, aliases = [], trustProxy = false, allowHosts = [], tidebase } = options
+  const { dir, mode = 'dev', where, aliases = [], trustProxy = false, allowHosts = [], tidebase, egress } = options
   const port = 'port' in where ? where.port : 0
   const origin = options.origin ?? `http://localhost:${port}`
   const deployment = options.deployment ?? randomBytes(6).toString('hex')
@@ -69,7 +71,7 @@ export async function startPod(pod: Pod, load: () => unknown, options: StartOpti
   const opened = await options.open()
   const backend = mode === 'dev' ? printingMail(opened, log) : opened
   try {
-    const setup = { mode, dir, origin, aliases, deployment, trustProxy, allowHosts, backend, log, tidebase }
+    const setup = { mode, dir, origin, aliases, deployment, trustProxy, allowHosts, backend, log, tidebase, egress }
     pod.bind(setup)
     await loadMain(load, dir)
     for (const feature of [...features, ...pod.features]) await feature(pod)
@@ -124,6 +126,7 @@ export type PodMessage =
  *   TIDEPOOL_DEPLOYMENT             id of this deployment
  *   TIDEPOOL_TRUST_PROXY=1          a proxy in front sets X-Forwarded-For
  *   TIDEPOOL_ALLOW_HOSTS            host:port,… that tp.http may call although they are not public
+ *   TIDEPOOL_PLATFORM, _TOKEN, _REPLICA   the platform's socket, this pod's token and this process's id, see platform/
  *   TIDEBASE_URL, TIDEBASE_API_KEY  where durable runs are kept; while developing the dev server starts it
  *   TIDEPOOL_TAKE_OVER=1            wait for another process to leave the data folder instead of giving up
  */
@@ -133,24 +136,29 @@ export async function runPod(load: () => unknown): Promise<void> {
   const mode = env.TIDEPOOL_MODE === 'dev' ? 'dev' : 'production'
   const listen = env.TIDEPOOL_LISTEN ?? '8000'
   const log = mode === 'dev' ? readableLog() : jsonLog()
-  const tell = (message: PodMessage) => process.send?.(message)
+  const platform = env.TIDEPOOL_PLATFORM
+    ? joinPlatform({ socket: env.TIDEPOOL_PLATFORM, token: env.TIDEPOOL_TOKEN ?? '' }, env.TIDEPOOL_REPLICA ?? '')
+    : undefined
+  const tell = async (message: PodMessage) => (platform ? platform.report(message) : process.send?.(message))
   const list = (text: string | undefined) => (text ?? '').split(',').filter((each) => each !== '')
   const data = env.TIDEPOOL_DATA ?? join(dir, 'tp_data')
   let alive: NodeJS.Timeout | undefined
 
   try {
+    if (platform) podOfProcess.use(platform.feature)
     const running = await startPod(podOfProcess, load, {
       dir,
       mode,
       log,
-      open: () => openPatiently(data, log, env.TIDEPOOL_TAKE_OVER === '1'),
+      open: platform?.open ?? (() => openPatiently(data, log, env.TIDEPOOL_TAKE_OVER === '1')),
       where: /^\d+$/.test(listen) ? { port: Number(listen), host: env.TIDEPOOL_HOST } : { socket: listen },
       origin: env.TIDEPOOL_URL,
       aliases: list(env.TIDEPOOL_ALIASES),
       deployment: env.TIDEPOOL_DEPLOYMENT,
       trustProxy: env.TIDEPOOL_TRUST_PROXY === '1',
       allowHosts: list(env.TIDEPOOL_ALLOW_HOSTS),
-      tidebase: tidebaseOf(env.TIDEBASE_URL, env.TIDEBASE_API_KEY),
+      tidebase: platform?.tidebase ?? tidebaseOf(env.TIDEBASE_URL, env.TIDEBASE_API_KEY),
+      egress: platform?.egress,
     })
     const stop = () => {
       clearInterval(alive)
@@ -173,16 +181,18 @@ export async function runPod(load: () => unknown): Promise<void> {
           stack: error instanceof Error ? error.stack : undefined,
         })
       })
-    if (process.send) alive = setInterval(() => tell({ type: 'alive' }), 1000).unref()
-    tell({ type: 'ready', port: running.port })
+    if (process.send) alive = setInterval(() => void tell({ type: 'alive' }), 1000).unref()
+    await tell({ type: 'ready', port: running.port })
   } catch (error) {
     const body = errorBody(error)
     const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error
     const stack = cause instanceof Error ? (cause.stack ?? '') : String(cause)
-    if (process.send) tell({ type: 'failed', error: body, stack })
-    else log.error(`The pod did not start: ${body.error}`, { ...body, stack })
+    if (process.send || platform) await tell({ type: 'failed', error: body, stack })
+    if (!process.send) log.error(`The pod did not start: ${body.error}`, { ...body, stack })
     process.exitCode = 1
     process.disconnect?.()
+    // Whatever main.ts has left running would keep a pod alive that serves nothing.
+    if (platform) process.exit(1)
   }
 }
 

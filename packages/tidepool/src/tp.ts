@@ -246,7 +246,10 @@ function unset(what: string, example: string): TpError {
 /** Makes the `tp` object of a pod. */
 export function createTp(pod: Pod): Tp {
   const backend = () => pod.setup().backend
-  const http = createHttp(() => pod.setup().allowHosts)
+  const http = createHttp(
+    () => pod.setup().allowHosts,
+    () => pod.setup().egress,
+  )
   const state = createState(pod)
   let renderer: ReturnType<typeof createRender> | undefined
   const workflows = createWorkflows(pod)

@@ -21,6 +21,8 @@ import type { Pod } from './pod.ts'
 export interface TidebaseAddress {
   url: string
   apiKey?: string | undefined
+  /** How it is reached, when not by the network. */
+  fetch?: typeof fetch
 }
 
 export interface WorkflowOptions {
@@ -60,10 +62,10 @@ export function createWorkflows(pod: Pod) {
       url: 'http://tidebase.invalid',
       retryForMs: 20_000,
       fetch: async (url, init) => {
-        const { url: base, apiKey } = await connected()
+        const { url: base, apiKey, fetch: send = fetch } = await connected()
         const headers = new Headers(init?.headers)
         if (apiKey) headers.set('authorization', `Bearer ${apiKey}`)
-        return fetch(url.replace('http://tidebase.invalid', base.replace(/\/+$/, '')), { ...init, headers })
+        return send(url.replace('http://tidebase.invalid', base.replace(/\/+$/, '')), { ...init, headers })
       },
     })
     return made

@@ -193,6 +193,15 @@ export function createTables(now: () => number = Date.now, maxBytes = maxDbSize)
 
   return {
     change,
+    /** Goes on from what somebody else counted: the last version and the size of `db`. */
+    seed(from: { version: number; dbSize: number }): void {
+      version = from.version
+      dbSize = from.dbSize
+    },
+    /** The last version and the size of `db`. */
+    get counted() {
+      return { version, dbSize }
+    },
     undo,
     put,
     row,

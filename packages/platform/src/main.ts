@@ -1,0 +1,444 @@
+/**
+ * A platform: database, Tidebase, control plane, gateway and pods, started and stopped together in one process.
+ * The only file that imports Tidebase itself, to embed it.
+ *
+ * Order at the start: database → tables → socket for pods → driver → ports → pods and the worker of deployments. A
+ * request that comes early waits for its pod.
+ */
+import { execFile } from 'node:child_process'
+import { once, setMaxListeners } from 'node:events'
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { promisify } from 'node:util'
+import { Tidebase } from '@tidebase/sdk'
+import { startServer, type TidebaseServer } from 'tidebase'
+import { createApi } from './api.ts'
+import { startDataApi } from './data-api.ts'
+import { openDatabase } from './db.ts'
+import { runDeploy } from './deploy-run.ts'
+import { createDeploys } from './deploys.ts'
+import { openProcessDriver } from './drivers/process.ts'
+import { createEgress } from './egress.ts'
+import { messageOf, PlatformError } from './errors.ts'
+import { createFleet } from './fleet.ts'
+import { createProxy } from './gateway/proxy.ts'
+import { createRouter } from './gateway/router.ts'
+import { hashSecret, newSecret } from './ids.ts'
+import { sweepLimits } from './limits.ts'
+import { createLogs } from './logs.ts'
+import { createMailer } from './mail.ts'
+import { createMaster, readMasterKey } from './master.ts'
+import { migrate } from './migrate.ts'
+import type { Log, Platform } from './platform.ts'
+import { createPodFiles } from './pod-files.ts'
+import { sweepPods } from './pods.ts'
+import { createProgress } from './progress.ts'
+import { createReleases } from './releases.ts'
+import { createReplicas } from './replicas.ts'
+import { readSecrets } from './secrets.ts'
+import { sweepSnapshots } from './snapshots.ts'
+import { openStorage, type StorageOptions } from './storage.ts'
+import { createStore } from './store.ts'
+import { createUploads } from './uploads.ts'
+
+export interface PlatformOptions {
+  /** Folder of what the platform keeps on disk; ./.tidepool unless given. */
+  dir?: string
+  /** 8080 unless given; 0 takes any free port. */
+  port?: number
+  /** 127.0.0.1 unless given. */
+  host?: string
+  /** Pods are at <name>.<domain>; localhost unless given. */
+  domain?: string
+  /** Where it is reached; http://<domain>:<port> unless given. */
+  publicUrl?: string
+  /** Run pods without isolation. */
+  unsandboxed?: boolean
+  /** A proxy in front tells who the client is. */
+  trustProxy?: boolean
+  /** A Postgres of your own; the embedded one unless given. */
+  databaseUrl?: string
+  /** S3-compatible storage; the disk unless given. */
+  s3?: Exclude<StorageOptions, { dir: string }>
+  smtpUrl?: string
+  mailFrom?: string
+  /** 64 hex digits; kept in a file unless given. */
+  masterKey?: string
+  /** The operator's key; made and kept in a file unless given. */
+  operatorKey?: string
+  /** `host:port` that pods may reach although they are not public. */
+  allowHosts?: readonly string[]
+  /** A Tidebase elsewhere; embedded unless given. */
+  tidebaseUrl?: string
+  tidebaseKey?: string
+  /** Of the embedded Tidebase. */
+  tidebase?: {
+    port?: number
+    host?: string
+    dataDir?: string
+    apiKey?: string
+    leaseMs?: number
+    reconcileMs?: number
+    webhookSecret?: string
+  }
+  /** How long a worker of deployments that is gone keeps them, ms. */
+  log?: Log
+  onFatal?: (error: Error) => void
+}
+
+export interface RunningPlatform {
+  url: string
+  tidebaseUrl: string
+  operatorKey: string
+  /** What isolates pods. */
+  isolation: string
+  platform: Platform
+  stop(graceMs?: number): Promise<void>
+}
+
+const silent: Log = { info() {}, warn() {}, error() {} }
+const settleMs = 3_000
+const sweepMs = 60_000
+const listenHint = 'Stop the other program, or choose a port with --port N.'
+
+/**
+ * Starts a platform. What it opened is closed again when it cannot.
+ * @throws PlatformError `no_sandbox`, `unavailable` (a port is taken, the database or storage does not answer)
+ */
+export async function startPlatform(options: PlatformOptions = {}): Promise<RunningPlatform> {
+  const { port = 8080, host = '127.0.0.1', domain = 'localhost', log = silent } = options
+  const dir = resolve(options.dir ?? '.tidepool')
+  const closers: (() => Promise<unknown> | unknown)[] = []
+  const closeAll = async () => {
+    for (const close of closers.splice(0).reverse()) await close()
+  }
+  const stopping = new AbortController()
+  setMaxListeners(0, stopping.signal)
+  try {
+    // Others may pass through to what is lent to pods; what is in here says itself who may read it.
+    await mkdir(dir, { recursive: true, mode: 0o711 })
+    await chmod(dir, 0o711)
+    const master = createMaster(await readMasterKey(join(dir, 'master.key'), options.masterKey))
+    const operatorKey = options.operatorKey ?? (await keep(join(dir, 'operator.key'), () => `tpo_${newSecret()}`))
+
+    const embedded = await startTidebase(options, log)
+    closers.push(() => embedded.server.stop())
+    const db = openDatabase(embedded.server.connection)
+    closers.push(() => db.close())
+    await migrate(db)
+
+    const storage = await openStorage(options.s3 ?? { dir: join(dir, 'storage') })
+    closers.push(() => storage.close())
+    const mailer = createMailer(db, { smtpUrl: options.smtpUrl, from: options.mailFrom ?? `tidepool@${domain}` })
+    closers.push(() => mailer.close())
+    const logs = createLogs(join(dir, 'logs'))
+    closers.push(() => logs.close())
+
+    const sockets = await mkdtemp(join(tmpdir(), 'tpp-'))
+    closers.push(() => rm(sockets, { recursive: true, force: true }))
+    await chmod(sockets, 0o711)
+    const socket = join(sockets, 'platform.sock')
+    const driver = openProcessDriver({ unsandboxed: options.unsandboxed ?? false, socket, dir })
+
+    const store = createStore(db)
+    const files = createPodFiles(db, storage)
+    const fleet = createFleet(() => platform)
+    const registry = once1(() => npmRegistry())
+    const allow = [...(options.allowHosts ?? [])]
+    const egress = createEgress(allow, async () => [hostPort(await registry())])
+    const releases = createReleases({ dir, driver, storage, master, registry })
+    const replicas = createReplicas({ driver, logs, onChange: (pod) => proxy.changed(pod) })
+    closers.push(() => replicas.close())
+    const tidebaseKey = await projectKey(embedded, master, 'platform')
+    const tide = new Tidebase({ url: embedded.url, ...(tidebaseKey && { apiKey: tidebaseKey }), retryForMs: 60_000 })
+
+    const http = createServer({
+      keepAliveTimeout: 65_000,
+      headersTimeout: 20_000,
+      requestTimeout: 0,
+      maxHeaderSize: 32_768,
+    })
+    const early: (() => void)[] = []
+    let ready = false
+    await listen(http, host, port)
+    closers.push(() => drain(http, 5_000))
+    const actual = (http.address() as AddressInfo).port
+    const publicUrl = (options.publicUrl ?? `http://${domain}:${actual}`).replace(/\/+$/, '')
+    const protocol = new URL(publicUrl).protocol.slice(0, -1)
+    const proxy = createProxy({ fleet, replicas, protocol, trustProxy: options.trustProxy ?? false })
+    closers.push(() => proxy.close())
+
+    const platform: Platform = {
+      db,
+      storage,
+      store,
+      files,
+      mailer,
+      master,
+      tide,
+      logs,
+      replicas,
+      releases,
+      fleet,
+      uploads: createUploads(storage),
+      progress: createProgress(),
+      settings: { publicUrl, domain, local: isLoopback(host), operatorHash: hashSecret(operatorKey) },
+      log,
+      get deploys() {
+        return deploys
+      },
+    }
+    const deploys = createDeploys(platform)
+
+    const admitted = new Map<string, { ok: boolean; until: number }>()
+    const dataApi = await startDataApi(socket, {
+      store,
+      files,
+      mailer,
+      master,
+      egress,
+      async admit(pod) {
+        const known = admitted.get(pod)
+        if (known && known.until > Date.now()) return known.ok
+        const rows = await db.query("select 1 from platform.pods where id = $1 and status <> 'deleted'", [pod])
+        admitted.set(pod, { ok: rows.length > 0, until: Date.now() + 5_000 })
+        return rows.length > 0
+      },
+      async welcome(pod, deployment) {
+        const [row] = await db.query<{ secrets_version: number }>(
+          'select secrets_version from platform.deployments where pod = $1 and id = $2',
+          [pod, deployment],
+        )
+        if (!row) throw new PlatformError('unauthorized', 'This deployment is gone.')
+        return { secrets: await readSecrets(db, master, pod, row.secrets_version) }
+      },
+      report: (pod, message) => replicas.report(pod, message),
+      tidebase: async (pod) => ({ url: embedded.url, key: await projectKey(embedded, master, `pod ${pod}`) }),
+      onError: (error) => log.error({ err: error }, 'a call of a pod failed'),
+    })
+    closers.push(() => dataApi.close())
+
+    const api = createApi(platform)
+    const route = createRouter(domain)
+    http.on('request', (req, res) => {
+      const answer = () => {
+        const destination = route(req.headers.host)
+        if (destination.to === 'pod') proxy.web(req, res, destination.name)
+        else if (destination.to === 'platform') api(req, res, stopping.signal)
+        else
+          res.writeHead(404, { 'content-type': 'application/json' }).end(
+            JSON.stringify({
+              error: 'Nothing here has this name.',
+              code: 'no_pod',
+              hint: `Apps are at <name>.${domain}.`,
+            }),
+          )
+      }
+      if (ready) answer()
+      else early.push(answer)
+    })
+    http.on('upgrade', (req, client, head) => {
+      const destination = route(req.headers.host)
+      if (destination.to === 'pod') proxy.upgrade(req, client, head, destination.name)
+      else client.destroy()
+    })
+
+    await takeOver(platform, embedded.url, tidebaseKey)
+    await fleet.settle()
+    ready = true
+    for (const answer of early) answer()
+
+    tide.workflow('deploy', (run, input: { deployment: string }) => runDeploy(platform, run, input))
+    const working = tide
+      .work({
+        queues: ['deploys'],
+        concurrency: 4,
+        signal: stopping.signal,
+        graceMs: 2_000,
+        waitMs: 1_000,
+        onError: (error) => log.warn({ err: messageOf(error) }, 'a deployment is tried again'),
+      })
+      .catch((error: unknown) => log.error({ err: error }, 'deployments are not executed'))
+    closers.push(() => working)
+    const background = every(log, [
+      [settleMs, 'keeping pods running', () => fleet.settle()],
+      [settleMs, 'enqueueing deployments', () => deploys.sweep()],
+      [
+        sweepMs,
+        'tidying up',
+        async () => {
+          await store.sweep()
+          await sweepLimits(db)
+          await sweepSnapshots(db)
+          await sweepPods(platform)
+        },
+      ],
+    ])
+    closers.push(background)
+
+    return {
+      url: publicUrl,
+      tidebaseUrl: embedded.url,
+      operatorKey,
+      isolation: driver.describe(),
+      platform,
+      async stop() {
+        stopping.abort()
+        await closeAll()
+      },
+    }
+  } catch (error) {
+    stopping.abort()
+    await closeAll()
+    throw error
+  }
+}
+
+interface Embedded {
+  url: string
+  server: Pick<TidebaseServer, 'connection' | 'stop'>
+  adminKey: string | undefined
+  /** Makes a key in a project of the embedded server. */
+  makeKey: ((project: string, secret: string) => Promise<void>) | undefined
+}
+
+async function startTidebase(options: PlatformOptions, log: Log): Promise<Embedded> {
+  const { tidebase = {}, databaseUrl, tidebaseUrl } = options
+  const server = await startServer({
+    ...(databaseUrl && { databaseUrl }),
+    dataDir: tidebase.dataDir ?? '.tidebase',
+    port: tidebaseUrl ? 0 : (tidebase.port ?? 7373),
+    host: tidebaseUrl ? '127.0.0.1' : tidebase.host,
+    apiKey: tidebase.apiKey,
+    webhookSecret: tidebase.webhookSecret,
+    leaseMs: tidebase.leaseMs,
+    reconcileMs: tidebase.reconcileMs,
+    log,
+    onFatal: options.onFatal,
+  })
+  if (tidebaseUrl) return { url: tidebaseUrl, server, adminKey: options.tidebaseKey, makeKey: undefined }
+  return {
+    url: server.url,
+    server,
+    adminKey: undefined,
+    async makeKey(project, secret) {
+      await server.createKey({ project, name: 'tidepool', scope: 'admin', secret })
+    },
+  }
+}
+
+const made = new Map<string, Promise<string>>()
+
+/** The key to a project of the run server. Derived, so that nothing that opens it is stored. */
+function projectKey(
+  { url, adminKey, makeKey }: Embedded,
+  master: ReturnType<typeof createMaster>,
+  project: string,
+): Promise<string> {
+  if (!makeKey) return Promise.resolve(adminKey ?? '')
+  const secret = `tide_admin_${master.mac(`tidebase ${project}`)}`
+  const key = `${url} ${project} ${secret}`
+  let making = made.get(key)
+  if (!making) {
+    making = makeKey(project, secret).then(() => secret)
+    making.catch(() => made.delete(key))
+    made.set(key, making)
+  }
+  return making
+}
+
+/** Runs of deployments that the last process of this platform had: given up at once, not after their lease. */
+async function takeOver({ db, tide }: Platform, url: string, key: string): Promise<void> {
+  const rows = await db.query<{ run: string }>("select run from platform.deployments where status = 'running'")
+  for (const { run: id } of rows) {
+    const found = await tide.runs.get(id, { include: ['run'] }).catch(() => undefined)
+    if (found?.run.status !== 'running' || !found.run.leaseOwner) continue
+    await fetch(`${url}/runs/${id}/fail`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', ...(key && { authorization: `Bearer ${key}` }) },
+      body: JSON.stringify({ error: 'The platform was restarted.', leaseOwner: found.run.leaseOwner }),
+    })
+  }
+}
+
+function listen(http: Server, host: string, port: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    http.once('error', (error: NodeJS.ErrnoException) => {
+      const taken = error.code === 'EADDRINUSE'
+      reject(
+        taken ? new PlatformError('unavailable', `Port ${port} on ${host} is taken.`, { hint: listenHint }) : error,
+      )
+    })
+    http.listen(port, host, resolve)
+  })
+}
+
+async function drain(http: Server, graceMs: number): Promise<void> {
+  const closed = once(http, 'close')
+  http.close()
+  http.closeIdleConnections()
+  const idle = setInterval(() => http.closeIdleConnections(), 50)
+  const late = setTimeout(() => http.closeAllConnections(), graceMs)
+  await closed
+  clearInterval(idle)
+  clearTimeout(late)
+}
+
+/** Runs each of `works` again and again, never two of one kind at a time. @returns what stops them */
+function every(log: Log, works: [ms: number, what: string, work: () => Promise<unknown>][]): () => Promise<void> {
+  const under = new Set<Promise<unknown>>()
+  const timers = works.map(([ms, what, work]) => {
+    let busy = false
+    return setInterval(() => {
+      if (busy) return
+      busy = true
+      const done = work()
+        .catch((error: unknown) => log.warn({ err: messageOf(error) }, `${what} did not work; it is tried again`))
+        .finally(() => {
+          busy = false
+          under.delete(done)
+        })
+      under.add(done)
+    }, ms)
+  })
+  return async () => {
+    for (const timer of timers) clearInterval(timer)
+    await Promise.all(under)
+  }
+}
+
+async function keep(file: string, make: () => string): Promise<string> {
+  try {
+    return (await readFile(file, 'utf8')).trim()
+  } catch {
+    const value = make()
+    await writeFile(file, `${value}\n`, { mode: 0o600, flag: 'wx', flush: true })
+    return value
+  }
+}
+
+function once1<T>(make: () => Promise<T>): () => Promise<T> {
+  let value: Promise<T> | undefined
+  return () => {
+    value ??= make()
+    return value
+  }
+}
+
+/** Where this machine's npm gets packages. */
+async function npmRegistry(): Promise<string> {
+  const { stdout } = await promisify(execFile)('npm', ['config', 'get', 'registry'], { cwd: tmpdir() })
+  return stdout.trim() || 'https://registry.npmjs.org/'
+}
+
+function hostPort(url: string): string {
+  const { hostname, port, protocol } = new URL(url)
+  return `${hostname}:${port || (protocol === 'https:' ? 443 : 80)}`
+}
+
+function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127\.\d+\.\d+\.\d+$/.test(host)
+}

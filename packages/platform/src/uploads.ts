@@ -1,0 +1,62 @@
+// Bytes in and out of the storage for the control plane.
+import { createHash } from 'node:crypto'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { PlatformError } from './errors.ts'
+import { blobKey, type SourceFile } from './source.ts'
+import type { Storage, StoredObject } from './storage.ts'
+
+/** Makes the operations on `storage`. */
+export function createUploads(storage: Storage) {
+  return {
+    /** Hashes of the files whose content is not there. */
+    async missing(pod: string, files: readonly SourceFile[]): Promise<string[]> {
+      const hashes = [...new Set(files.map(([, sha256]) => sha256))]
+      const sizes = new Map(files.map(([, sha256, size]) => [sha256, size]))
+      const missing: string[] = []
+      let next = 0
+      const worker = async () => {
+        for (let at = next++; at < hashes.length; at = next++) {
+          const sha256 = hashes[at] ?? ''
+          const found = await storage.stat(blobKey(pod, sha256))
+          if (!found || found.size !== sizes.get(sha256)) missing.push(sha256)
+        }
+      }
+      await Promise.all(Array.from({ length: 16 }, worker))
+      return missing.sort()
+    },
+    /** Stores what comes, if it is what its name says. @throws PlatformError `invalid`, `too_large` */
+    async store(key: string, sha256: string, req: IncomingMessage, maxBytes: number): Promise<StoredObject> {
+      const hash = createHash('sha256')
+      async function* checked(): AsyncGenerator<Uint8Array> {
+        for await (const chunk of req) {
+          hash.update(chunk)
+          yield chunk
+        }
+        if (hash.digest('hex') !== sha256)
+          throw new PlatformError('invalid', 'The bytes are not those whose SHA-256 the address names.', {
+            hint: 'The file changed or was cut off on the way: read it again and repeat.',
+          })
+      }
+      try {
+        return await storage.put(key, checked(), { maxBytes })
+      } catch (error) {
+        if (error instanceof Error && 'code' in error && error.code === 'too_large')
+          throw new PlatformError('too_large', `A file has at most ${maxBytes} bytes.`)
+        throw error
+      }
+    },
+    async send({ info, body }: { info: StoredObject; body: Readable }, res: ServerResponse): Promise<void> {
+      res.writeHead(200, {
+        'content-type': 'application/octet-stream',
+        'content-length': info.size,
+        'content-disposition': 'attachment',
+        'x-content-type-options': 'nosniff',
+      })
+      await pipeline(body, res)
+    },
+  }
+}
+
+export type Uploads = ReturnType<typeof createUploads>

@@ -1,0 +1,12 @@
+/**
+ * What the platform takes from the runtime: the records' rules, addresses, names of files, how a pod is built and run.
+ */
+export type { FileInfo, Json, Mail, Outcome, SentMail, Space, Write } from './backend.ts'
+export { maxDbSize, maxFilesSize } from './backend.ts'
+export { spaceNames } from './backend-local.ts'
+export { bundleOf, nodeArguments } from './dev/build.ts'
+export { type ErrorBody, errorBody, TpError } from './errors.ts'
+export { isPublicAddress, resolveHost } from './fetch.ts'
+export { checkFileName } from './local/files.ts'
+export { type Change, createTables, type Row } from './local/tables.ts'
+export { alivePath } from './platform/join.ts'
