@@ -6,6 +6,7 @@
  */
 import { Command, CommanderError } from 'commander'
 import { TpError } from '../src/errors.ts'
+import { addPlatformCommands } from './commands.ts'
 import { dev } from './dev.ts'
 import { docs } from './docs.ts'
 import { eject } from './eject.ts'
@@ -21,6 +22,7 @@ function createProgram(): Command {
     .version('0.1.0')
     .option('--json', 'print one JSON document on stdout, for programs and agents')
     .option('-y, --yes', 'answer yes to questions')
+    .option('--url <url>', 'the platform (default: TIDEPOOL_URL, the last one used, or http://localhost:8080)')
     .exitOverride()
     .configureOutput({ writeErr: () => undefined })
     .addHelpText(
@@ -29,6 +31,7 @@ function createProgram(): Command {
 Start here:
   tidepool quickstart                                   a membership blog, made and running
   tidepool init my-app && cd my-app && tidepool dev     a new app at http://localhost:8000
+  tidepool register --email you@example.com             then: tidepool deploy
 `,
     )
   program
@@ -68,6 +71,7 @@ Start here:
     .argument('[topic]', 'a tool (db, auth, db.update) or an error (errors/bad_route)')
     .addHelpText('after', '\nExamples:\n  tidepool docs\n  tidepool docs db.update\n  tidepool docs errors --json\n')
     .action((topic: string | undefined) => docs(topic, output()))
+  addPlatformCommands(program, output)
   return program
 }
 

@@ -4,23 +4,41 @@
 import pc from 'picocolors'
 import type { Place } from '../src/error-page.ts'
 import { type ErrorBody, errorBody, TpError } from '../src/errors.ts'
+import { ApiFailure } from './api.ts'
 
 export interface Output {
   json: boolean
   /** A line for people; nothing with --json. */
   line(text?: string): void
+  /** Something to know about, on stderr. */
+  warn(text: string): void
+  /** How far something is: a line that the next one replaces; on a terminal only. Without text it goes. */
+  progress(text?: string): void
   /** The result: a document with --json, else `text`. */
   result(document: unknown, text: string): void
 }
 
 /** Output for this run. */
 export function createOutput(json: boolean): Output {
+  const live = !json && process.stderr.isTTY
+  let shown = false
+  function progress(text = ''): void {
+    if (!live || (text === '' && !shown)) return
+    shown = text !== ''
+    process.stderr.write(`\r\x1b[K${text}`)
+  }
   return {
     json,
     line: (text = '') => {
+      progress()
       if (!json) process.stdout.write(`${text}\n`)
     },
-    result: (document, text) => process.stdout.write(json ? `${JSON.stringify(document)}\n` : `${text}\n`),
+    warn: (text) => void process.stderr.write(`${pc.yellow('!')} ${text}\n`),
+    progress,
+    result: (document, text) => {
+      progress()
+      process.stdout.write(json ? `${JSON.stringify(document)}\n` : `${text}\n`)
+    },
   }
 }
 
@@ -41,14 +59,17 @@ export function errorText(body: ErrorBody, place?: Place): string {
 
 /** Prints an error and returns the exit code: 2 for usage, else 1. */
 export function printError(error: unknown, json: boolean): number {
-  const known = error instanceof TpError
-  const body = known
-    ? errorBody(error)
-    : { ...errorBody(error), error: error instanceof Error ? error.message : String(error) }
+  const known = error instanceof TpError || error instanceof ApiFailure
+  const body =
+    error instanceof ApiFailure
+      ? error.body
+      : known
+        ? errorBody(error)
+        : { ...errorBody(error), error: error instanceof Error ? error.message : String(error) }
   if (json) process.stdout.write(`${JSON.stringify(body)}\n`)
   else {
     process.stderr.write(`${errorText(body)}\n`)
     if (!known && error instanceof Error && error.stack) process.stderr.write(`${pc.dim(error.stack)}\n`)
   }
-  return known && error.code === 'usage' ? 2 : 1
+  return error instanceof TpError && error.code === 'usage' ? 2 : 1
 }
