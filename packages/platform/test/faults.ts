@@ -4,9 +4,16 @@ import type { AddressInfo } from 'node:net'
 
 /**
  * `busy` answers 503; `cut` breaks the connection before the request arrives, `lost` after it was done; `half` breaks
- * it in the middle of the answer; `hang` never answers; `late` answers 200 with an error inside.
+ * it in the middle of the answer, `stall` stops there; `hang` never answers; `late` answers 200 with an error inside,
+ * `gone` that there is no such upload.
  */
-export type Fault = 'busy' | 'cut' | 'lost' | 'half' | 'hang' | 'late'
+export type Fault = 'busy' | 'cut' | 'lost' | 'half' | 'stall' | 'hang' | 'late' | 'gone'
+
+const answers: Partial<Record<Fault, [status: number, code: string]>> = {
+  busy: [503, 'SlowDown'],
+  late: [200, 'InternalError'],
+  gone: [404, 'NoSuchUpload'],
+}
 
 /** One request that arrived at the proxy. */
 export interface Seen {
@@ -40,6 +47,7 @@ export async function startFaults(endpoint: string): Promise<Faults> {
       if (fault === 'lost') return void answer.resume().once('end', () => outgoing.destroy())
       outgoing.writeHead(answer.statusCode ?? 502, answer.headers)
       if (fault === 'half') answer.once('data', (data: Buffer) => outgoing.write(data, () => outgoing.destroy()))
+      else if (fault === 'stall') answer.once('data', (data: Buffer) => outgoing.write(data))
       else answer.pipe(outgoing)
     })
     // Swift ends even answers to HEAD as if they had a body, which the parser takes for an attack.
@@ -55,13 +63,10 @@ export async function startFaults(endpoint: string): Promise<Faults> {
     faults.seen.push(seen)
     if (seen.fault === 'cut') incoming.socket.destroy()
     else if (seen.fault === 'hang') incoming.resume()
-    else if (seen.fault === 'busy' || seen.fault === 'late')
-      incoming.resume().once('end', () => {
-        const body =
-          seen.fault === 'busy' ? '<Error><Code>SlowDown</Code></Error>' : '<Error><Code>InternalError</Code></Error>'
-        outgoing.writeHead(seen.fault === 'busy' ? 503 : 200, xml).end(body)
-      })
-    else pass(incoming, outgoing, seen.fault)
+    else if (seen.fault && answers[seen.fault]) {
+      const [status, code] = answers[seen.fault] ?? [500, '']
+      incoming.resume().once('end', () => outgoing.writeHead(status, xml).end(`<Error><Code>${code}</Code></Error>`))
+    } else pass(incoming, outgoing, seen.fault)
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   const faults: Faults = {

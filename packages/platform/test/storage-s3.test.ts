@@ -4,7 +4,7 @@ import { buffer } from 'node:stream/consumers'
 import { inspect } from 'node:util'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { openS3Storage } from '../src/storage/s3.ts'
-import { createS3Client } from '../src/storage/s3-request.ts'
+import { createS3Client, type Patience } from '../src/storage/s3-request.ts'
 import { openStorage, type Storage, StorageError } from '../src/storage.ts'
 import { type Fault, type Faults, type Seen, startFaults } from './faults.ts'
 import { bytes, chunked, codeOf, storageConformance } from './storage-conformance.ts'
@@ -97,10 +97,12 @@ describe.skipIf(!hasSwift())('against Swift', () => {
     let faults: Faults
     let storage: Storage
     let bucket: string
+    let patience: Patience
     beforeEach(async () => {
+      patience = { ...impatient }
       faults = await startFaults(swift.endpoint)
       bucket = bucketName()
-      storage = await openS3Storage({ ...options(bucket), endpoint: faults.endpoint }, impatient)
+      storage = await openS3Storage({ ...options(bucket), endpoint: faults.endpoint }, patience)
       faults.seen.length = 0
     })
     afterEach(async () => {
@@ -152,7 +154,7 @@ describe.skipIf(!hasSwift())('against Swift', () => {
       ['lost', '?uploadId='],
       ['late', '?uploadId='],
     ])('an upload in parts survives %s at %s', async (fault, at) => {
-      const data = bytes(17 * mib)
+      const data = bytes(9 * mib)
       once(fault, (seen) => seen.url.includes(at))
       const put = await storage.put('large', chunked(data))
       expect(faults.seen.filter((each) => each.fault)).toHaveLength(1)
@@ -169,13 +171,42 @@ describe.skipIf(!hasSwift())('against Swift', () => {
     ])('an upload that fails with %s at %s is taken back', async (fault, at) => {
       await storage.put('large', Buffer.from('old'))
       faults.decide = (seen) => (seen.url.includes(at) && seen.method !== 'DELETE' ? fault : undefined)
-      expect(await codeOf(storage.put('large', chunked(bytes(17 * mib))))).toBe('storage')
+      expect(await codeOf(storage.put('large', chunked(bytes(9 * mib))))).toBe('storage')
       expect(faults.seen.filter((each) => each.fault)).toHaveLength(impatient.attempts)
       expect((await read('large'))?.toString()).toBe('old')
       expect(await uploads()).toBe(0)
     })
 
-    test('so is one that is given up while a part is on its way, or whose source fails', async () => {
+    test('an upload whose end was done, and the answer to it lost, is known by its etag', async () => {
+      const ends: Fault[] = ['lost', 'gone']
+      faults.decide = (seen) => (seen.url.includes('?uploadId=') && seen.method === 'POST' ? ends.shift() : undefined)
+      const data = bytes(9 * mib)
+      const put = await storage.put('large', data)
+      expect(ends).toEqual([])
+      expect(put).toEqual(await storage.stat('large'))
+      expect((await read('large'))?.equals(data)).toBe(true)
+      faults.decide = (seen) => (seen.url.includes('?uploadId=') && seen.method === 'POST' ? 'gone' : undefined)
+      expect((await errorOf(storage.put('large', bytes(9 * mib, 2)))).message).toContain('NoSuchUpload')
+      expect((await read('large'))?.equals(data)).toBe(true)
+    })
+
+    test('close takes back what is on its way before it returns', async () => {
+      const arrived = new Promise<void>((resolve) => {
+        faults.decide = (seen) => {
+          if (!seen.url.includes('partNumber=2')) return undefined
+          resolve()
+          return 'hang'
+        }
+      })
+      const put = codeOf(storage.put('x', bytes(9 * mib)))
+      await arrived
+      expect(await uploads()).toBe(1)
+      await storage.close()
+      expect(await uploads()).toBe(0)
+      expect(await put).toBe('storage')
+    })
+
+    test('an upload is taken back that is given up while a part is on its way, or whose source fails', async () => {
       const controller = new AbortController()
       const reason = new Error('changed my mind')
       faults.decide = (seen) => {
@@ -183,7 +214,7 @@ describe.skipIf(!hasSwift())('against Swift', () => {
         controller.abort(reason)
         return 'hang'
       }
-      await expect(storage.put('x', bytes(17 * mib), { signal: controller.signal })).rejects.toBe(reason)
+      await expect(storage.put('x', bytes(9 * mib), { signal: controller.signal })).rejects.toBe(reason)
       faults.decide = () => undefined
       expect(await codeOf(storage.put('x', chunked(bytes(17 * mib)), { maxBytes: 16.5 * mib }))).toBe('too_large')
       expect(faults.seen.filter((each) => each.method === 'DELETE')).toHaveLength(2)
@@ -205,6 +236,23 @@ describe.skipIf(!hasSwift())('against Swift', () => {
       once('half')
       const found = await storage.get('x')
       expect(await codeOf(found ? buffer(found.body) : Promise.resolve())).toBe('storage')
+    })
+
+    test('an answer that stops coming is an error; one that is read slowly is not', async () => {
+      const data = bytes(4 * mib)
+      await storage.put('x', data)
+      patience.timeoutMs = 500
+      once('stall')
+      const stalled = await storage.get('x')
+      const error = await errorOf(stalled ? buffer(stalled.body) : Promise.resolve())
+      expect(error.message).toContain('did not answer in time')
+      const slow = await storage.get('x')
+      const chunks: Buffer[] = []
+      for await (const chunk of slow?.body ?? []) {
+        if (chunks.length === 0) await new Promise((resolve) => setTimeout(resolve, 700))
+        chunks.push(chunk as Buffer)
+      }
+      expect(Buffer.concat(chunks).equals(data)).toBe(true)
     })
 
     test('a refusal is not repeated', async () => {

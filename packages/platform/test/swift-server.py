@@ -81,6 +81,8 @@ account_autocreate = true
 use = egg:swift#catch_errors
 [filter:s3api]
 use = egg:swift#s3api
+# So that short lists have pages.
+max_bucket_listing = 10
 [filter:slo]
 use = egg:swift#slo
 [filter:dlo]

@@ -131,17 +131,11 @@ export async function* chunksOf(
     return
   }
   const source = data[Symbol.asyncIterator]()
-  let stop: (() => void) | undefined
-  const aborted = new Promise<never>((_, reject) => {
-    stop = () => reject(signal.reason)
-    signal.addEventListener('abort', stop, { once: true })
-  })
-  aborted.catch(() => {})
   let size = 0
   let ended = false
   try {
     for (;;) {
-      const next = await Promise.race([source.next(), aborted])
+      const next = await unlessAborted(() => source.next(), signal)
       if (next.done) {
         ended = true
         return
@@ -152,7 +146,6 @@ export async function* chunksOf(
       yield next.value
     }
   } finally {
-    if (stop) signal.removeEventListener('abort', stop)
     if (!ended) {
       if (data instanceof Readable) data.destroy()
       // Not awaited: a generator that waits for its own source would answer only after that.
@@ -161,33 +154,50 @@ export async function* chunksOf(
   }
 }
 
+/** A promise for each step: one for all of them would remember every chunk until the last has come. */
+function unlessAborted<T>(run: () => Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    signal.throwIfAborted()
+    const stop = () => reject(signal.reason)
+    signal.addEventListener('abort', stop, { once: true })
+    run()
+      .then(resolve, reject)
+      .finally(() => signal.removeEventListener('abort', stop))
+  })
+}
+
 /** Ends a storage: lets no call start after `close`, and gives up those that are putting. */
 export class Lifetime {
-  readonly #closing = new AbortController()
-  readonly #puts = new Set<Promise<unknown>>()
+  #closed: StorageError | undefined
+  readonly #puts = new Map<AbortController, Promise<unknown>>()
 
   /** @throws StorageError `storage` after `close` */
   check(): void {
-    if (this.#closing.signal.aborted) throw this.#closing.signal.reason
+    if (this.#closed) throw this.#closed
   }
 
   /** Runs `put` with a signal that aborts when the caller's does, or at `close`. */
   async put<T>(signal: AbortSignal | undefined, put: (signal: AbortSignal) => Promise<T>): Promise<T> {
     this.check()
-    const either = signal ? AbortSignal.any([signal, this.#closing.signal]) : this.#closing.signal
-    const running = put(either)
-    this.#puts.add(running)
+    signal?.throwIfAborted()
+    // Not AbortSignal.any: what it makes of a signal that lives as long as the storage is never let go.
+    const controller = new AbortController()
+    const follow = () => controller.abort(signal?.reason)
+    signal?.addEventListener('abort', follow, { once: true })
+    const running = put(controller.signal)
+    this.#puts.set(controller, running)
     try {
       return await running
     } finally {
-      this.#puts.delete(running)
+      this.#puts.delete(controller)
+      signal?.removeEventListener('abort', follow)
     }
   }
 
   /** Aborts the puts and waits until they have ended. */
   async close(): Promise<void> {
-    if (!this.#closing.signal.aborted)
-      this.#closing.abort(new StorageError('storage', 'The storage is closed', { hint: 'Open it again.' }))
-    await Promise.allSettled(this.#puts)
+    this.#closed ??= new StorageError('storage', 'The storage is closed', { hint: 'Open it again.' })
+    for (const controller of this.#puts.keys()) controller.abort(this.#closed)
+    await Promise.allSettled(this.#puts.values())
   }
 }

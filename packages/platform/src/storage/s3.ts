@@ -62,7 +62,7 @@ async function* partsOf(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8
       used += taken.length
       if (used < partSize) continue
       yield part
-      part = new Uint8Array(64 * 1024)
+      part = new Uint8Array(partSize)
       used = 0
     }
   }
