@@ -140,7 +140,8 @@ const register = endpoint({
       [{ max: 10, seconds: 3600 }],
       'Registrations of this e-mail address',
     )
-    const token = newSecret()
+    // A word that no command line takes for an option.
+    const token = `link_${newSecret()}`
     const made = await db.transaction(async (tx) => {
       const [agent] = await tx.query<{ id: string; created_at: Date }>(
         'insert into platform.agents (id, email) values ($1, $2) returning id, created_at',

@@ -251,7 +251,7 @@ export function createReleases({ dir, driver, storage, master, registry }: Relea
       // It did not come to its end.
     }
     if (answer?.error) {
-      const { error, code: _, docs: __, ...rest } = answer.error
+      const { error, code: _, docs: __, hint: ___, ...rest } = answer.error
       throw new PlatformError('boot_failed', error, rest)
     }
     if (result.code !== 0 || !answer)

@@ -298,7 +298,7 @@ export function createReplicas({ driver, logs, onChange }: ReplicasOptions) {
       if (!replica || replica.group.spec.pod !== pod || replica.state !== 'starting') return
       if (message.type === 'failed') {
         const error = message.error as ErrorBody
-        const { error: text = 'main.ts threw', code: _, docs: __, ...rest } = error ?? {}
+        const { error: text = 'main.ts threw', code: _, docs: __, hint: ___, ...rest } = error ?? {}
         say(replica.group, replica.id, 'error', `The app did not start: ${text}`)
         fail(replica.group, new PlatformError('boot_failed', text, rest))
         return
