@@ -13,7 +13,7 @@ import { chmod } from 'node:fs/promises'
 import { Agent, createServer, request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import type { FileInfo, Mail, Space } from 'tidepool/kit'
+import { type FileInfo, type Mail, type Space, TpError } from 'tidepool/kit'
 import type { Egress } from './egress.ts'
 import { errorBody, PlatformError } from './errors.ts'
 import type { Mailer } from './mail.ts'
@@ -232,7 +232,8 @@ export async function startDataApi(path: string, parts: DataApiParts) {
       // A pod that went away in the middle of its request is no failure.
       if (res.closed || (req.destroyed && !req.complete)) return void res.destroy()
       const { status, body } = errorBody(error)
-      if (status >= 500) parts.onError(error)
+      // What the runtime's rules refuse is the pod's affair.
+      if (status >= 500 && !(error instanceof TpError)) parts.onError(error)
       if (res.headersSent) return void res.destroy()
       // What is still coming of the body is read to its end, or the pod would not read the answer.
       if (!req.complete) {

@@ -1,5 +1,6 @@
 // Files of pods: rows in the database, bytes in object storage under names that are never used twice. So a file changes
 // in one moment, and a snapshot is a copy of the rows.
+import { Readable } from 'node:stream'
 import { lookup } from 'mrmime'
 import { checkFileName, type FileInfo, maxFilesSize, TpError } from 'tidepool/kit'
 import type { Database } from './db.ts'
@@ -56,7 +57,7 @@ export function createPodFiles(db: Database, storage: Storage) {
       const object = `pods/${pod}/files/${newSecret()}`
       let stored: Awaited<ReturnType<Storage['put']>>
       try {
-        stored = await storage.put(object, data, { maxBytes: Math.min(free, maxBytes) })
+        stored = await storage.put(object, gently(data), { maxBytes: Math.min(free, maxBytes) })
       } catch (error) {
         if (!(error instanceof Error && 'code' in error && error.code === 'too_large')) throw error
         throw free < maxBytes
@@ -134,3 +135,8 @@ export function createPodFiles(db: Database, storage: Storage) {
 }
 
 export type PodFiles = ReturnType<typeof createPodFiles>
+
+/** The chunks of a request whose reading may be broken off without cutting the connection: the refusal must arrive. */
+export function gently(data: AsyncIterable<Uint8Array>): AsyncIterable<Uint8Array> {
+  return data instanceof Readable ? data.iterator({ destroyOnReturn: false }) : data
+}

@@ -4,6 +4,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { PlatformError } from './errors.ts'
+import { gently } from './pod-files.ts'
 import { blobKey, type SourceFile } from './source.ts'
 import type { Storage, StoredObject } from './storage.ts'
 
@@ -30,7 +31,7 @@ export function createUploads(storage: Storage) {
     async store(key: string, sha256: string, req: IncomingMessage, maxBytes: number): Promise<StoredObject> {
       const hash = createHash('sha256')
       async function* checked(): AsyncGenerator<Uint8Array> {
-        for await (const chunk of req) {
+        for await (const chunk of gently(req)) {
           hash.update(chunk)
           yield chunk
         }
