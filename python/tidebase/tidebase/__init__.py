@@ -17,6 +17,7 @@ from .client import Tidebase
 from .contract import input_hash, resume_contract, resume_decision
 from .core.execute import Workflow
 from .core.gates import GateDecision
+from .core.jobs import Enqueued, job
 from .core.steps import StepContext
 from .core.waits import ReceivedSignal
 from .core.webhook import WebhookReply
@@ -34,7 +35,6 @@ from .errors import (
     UnreachableError,
 )
 from .ids import new_run_id
-from .queues import Enqueued, job
 from .run import RunContext
 from .runs import Attached
 from .signature import sign_webhook, verify_webhook_signature

@@ -6,13 +6,14 @@ import os
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence, TypeVar, Union, overload
 
 from .core.execute import Begin, Engine, Workflow, WorkflowFn
+from .core.jobs import Enqueued, enqueued, job
 from .core.parking import PARK_AFTER_S
 from .core.webhook import OnWebhookError, WebhookReply, accept
 from .core.wire import Time, body
 from .core.worker import OnError, Work, Worker
 from .errors import TidebaseError
 from .ids import new_run_id
-from .queues import Enqueued, Queues, Schedules, enqueued, job
+from .queues import Queues, Schedules
 from .run import RunContext
 from .runs import Runs, create_run
 from .runtime import Threads, wait

@@ -6,6 +6,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, TypeVar, Union, cast
 
+from .children import Children, creator
 from .core.execute import Engine, Held, Workflow
 from .core.fanout import fanout
 from .core.gates import GateDecision, GatesCore
@@ -14,6 +15,7 @@ from .core.parking import Parking
 from .core.steps import StepOptions, Steps
 from .core.waits import ReceivedSignal, Waits
 from .core.wire import body
+from .gates import Gates
 from .ids import new_usage_id
 from .runtime import wait
 from .state import Snapshots, States
@@ -297,7 +299,7 @@ class RunContext:
             edgeType=edge_type,
             edgeMetadata=edge_metadata,
         )
-        create = _creator(self._lease, name, more)
+        create = creator(self._lease, name, more)
         with self._lease.during():
             return wait(self._engine.child(self._lease, create, name, workflow))
 
@@ -358,98 +360,3 @@ class RunContext:
         )
         reply = wait(self._lease.call("POST", "/usage", body=entry))
         return cast(Dict[str, Any], reply["usage"])
-
-
-class Gates:
-    """Gates without waiting, ``run.gates``."""
-
-    def __init__(self, core: GatesCore) -> None:
-        self._core = core
-
-    def begin(
-        self,
-        name: str,
-        prompt: Optional[str] = None,
-        *,
-        data: Any = None,
-        channels: Any = None,
-        capability: Any = None,
-        timeout_s: Optional[float] = None,
-        on_timeout: Optional[str] = None,
-    ) -> Dict[str, Any]:
-        """Opens a gate without waiting, or learns what became of it.
-
-        Args:
-            name, prompt, data, channels, capability, timeout_s, on_timeout: as for ``run.gate``.
-
-        Returns:
-            ``{"action": "return"}`` when it is decided already, else ``"wait"``, and the ``gate``.
-
-        Raises:
-            RunCancelled, LeaseLostError: when the run is not ours any more.
-        """
-        asked = name if prompt is None else prompt
-        return wait(self._core.begin(name, asked, data, channels, capability, timeout_s, on_timeout))
-
-    def get(self, gate_id: str, *, wait_s: float = 0.0) -> Dict[str, Any]:
-        """Reads a gate.
-
-        Args:
-            gate_id: its id.
-            wait_s: answer when it is decided, or after so many seconds (at most 30).
-
-        Returns:
-            the ``gate`` and the run's status, ``runStatus``.
-
-        Raises:
-            TidebaseError: ``gate_not_found``.
-        """
-        return wait(self._core.get(gate_id, wait_s))
-
-
-class Children:
-    """Child runs without executing them, ``run.children``."""
-
-    def __init__(self, lease: Lease) -> None:
-        self._lease = lease
-
-    def create(
-        self,
-        name: str,
-        workflow_name: str,
-        *,
-        input: Any = None,
-        metadata: Optional[Mapping[str, Any]] = None,
-        recovery_webhook: Optional[str] = None,
-        channels: Optional[Sequence[Mapping[str, Any]]] = None,
-        edge_type: Optional[str] = None,
-        edge_metadata: Optional[Mapping[str, Any]] = None,
-    ) -> Dict[str, Any]:
-        """Creates a child run and leaves its execution to others: ``tide.run(workflow_name, run_id=child["run"]["id"])``.
-
-        Args:
-            name: its name in this run; the same name is the same child.
-            workflow_name: what it executes.
-            input, metadata, recovery_webhook, channels, edge_type, edge_metadata: as for ``run.child``.
-
-        Returns:
-            the child's ``run``, the ``edge`` to it, and whether it was ``created`` now.
-
-        Raises:
-            RunCancelled, LeaseLostError: when the run is not ours any more.
-        """
-        more = body(
-            input=input,
-            metadata=metadata,
-            recoveryWebhook=recovery_webhook,
-            channels=channels,
-            edgeType=edge_type,
-            edgeMetadata=edge_metadata,
-        )
-        return cast(Dict[str, Any], wait(_creator(self._lease, name, more)(workflow_name)))
-
-
-def _creator(lease: Lease, name: str, more: Dict[str, Any]) -> Callable[[str], Any]:
-    return lambda workflow_name: lease.call(
-        "POST", "/children", body={"name": name, "workflowName": workflow_name, **more}
-    )
