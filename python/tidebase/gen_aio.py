@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).parent / "tidebase"
-FILES = ["children.py", "client.py", "gates.py", "queues.py", "run.py", "runs.py", "state.py"]
+FILES = ["attached.py", "children.py", "client.py", "gates.py", "queues.py", "run.py", "runs.py", "state.py"]
 #: Modules that have an asyncio twin; whatever else is imported lies one level up.
-TWINS = {"children", "client", "gates", "queues", "run", "runs", "state", "runtime"}
+TWINS = {"attached", "children", "client", "gates", "queues", "run", "runs", "state", "runtime"}
 NAMES = {
     r"\bRunContext\b": "AsyncRunContext",
     r"^class Tidebase:": "class AsyncTidebase:",

@@ -13,6 +13,7 @@
 The asyncio client is ``tidebase.aio.AsyncTidebase``.
 """
 
+from .attached import Attached
 from .client import Tidebase
 from .contract import input_hash, resume_contract, resume_decision
 from .core.execute import Workflow
@@ -36,7 +37,6 @@ from .errors import (
 )
 from .ids import new_run_id
 from .run import RunContext
-from .runs import Attached
 from .signature import sign_webhook, verify_webhook_signature
 from .stop import Stop
 

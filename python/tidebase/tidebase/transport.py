@@ -209,7 +209,9 @@ class Transport:
     def _take(self, limit: float) -> Tuple[http.client.HTTPConnection, bool]:
         with self._lock:
             if self._pid != os.getpid():
-                # Forked: the parent's connections are the parent's.
+                # Forked: the parent's connections are the parent's. Closing our copies does not end them.
+                for connection in self._idle:
+                    connection.close()
                 self._idle, self._pid = [], os.getpid()
             while self._idle:
                 connection = self._idle.pop()

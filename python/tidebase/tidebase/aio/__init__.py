@@ -16,8 +16,8 @@ blocks belongs into ``asyncio.to_thread``. Heartbeats come from a thread: a busy
 All files here but this one and ``runtime.py`` are generated from the blocking client by ``gen_aio.py``.
 """
 
+from .attached import Attached
 from .client import AsyncTidebase
 from .run import AsyncRunContext
-from .runs import Attached
 
 __all__ = ["AsyncRunContext", "AsyncTidebase", "Attached"]

@@ -8,54 +8,15 @@ import time
 from datetime import datetime
 from typing import Any, Dict, List, Mapping, Optional, Sequence, cast
 
-from ..core.execute import Begin, Engine, Held
+from .attached import Attached
+from ..core.execute import Begin, Engine
 from ..core.lease import Lease
-from ..core.parking import Parking
 from ..core.wire import body, iso
 from ..errors import TidebaseError
 from ..ids import new_run_id
-from .run import AsyncRunContext
 from ..stop import Stop
 
 ENDED = ("completed", "failed", "cancelled")
-
-
-class Attached:
-    """A run held by this program without a workflow function around it; see ``tide.runs.attach``.
-
-    Attributes:
-        run: the run context.
-        input: the run's input.
-    """
-
-    def __init__(self, engine: Engine, held: Held, lease: Lease) -> None:
-        self.run: AsyncRunContext = engine.context(engine, lease, held, Parking(lease, None))
-        self.input: Any = held.run.get("input")
-        self._engine = engine
-        self._held = held
-        self._lease = lease
-
-    async def complete(self, result: Any = None) -> None:
-        """Ends the run with its result.
-
-        Raises:
-            RunCancelled, LeaseLostError: when the run is not ours any more.
-        """
-        try:
-            (await self._engine.complete(self._lease, self._held.run, result))
-        finally:
-            self._lease.close()
-
-    async def fail(self, error: BaseException) -> None:
-        """Ends the attempt with an error."""
-        try:
-            (await self._engine.fail(self._lease, error))
-        finally:
-            self._lease.close()
-
-    def detach(self) -> None:
-        """Lets go without an end: the lease runs out and the run may be resumed."""
-        self._lease.close()
 
 
 class Runs:
@@ -404,7 +365,8 @@ class Runs:
                 hint="Its result is in tide.runs.get(run_id)['run']['result'].",
                 status=409,
             )
-        return Attached(self._engine, held, Lease(self._engine.runtime, self._engine.transport, held.run, held.owner, stop))
+        lease = Lease(self._engine.runtime, self._engine.transport, held.run, held.owner, stop)
+        return Attached(self._engine, held, lease)
 
 
 async def create_run(engine: Engine, workflow_name: str, new: Dict[str, Any]) -> Dict[str, Any]:
