@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).parent / "tidebase"
-FILES = ["attached.py", "children.py", "client.py", "gates.py", "queues.py", "run.py", "runs.py", "state.py"]
+FILES = ["attached.py", "children.py", "client.py", "gates.py", "queues.py", "run.py", "runs.py", "state.py", "steps.py"]
 #: Modules that have an asyncio twin; whatever else is imported lies one level up.
-TWINS = {"attached", "children", "client", "gates", "queues", "run", "runs", "state", "runtime"}
+TWINS = {"attached", "children", "client", "gates", "queues", "run", "runs", "state", "steps", "runtime"}
 NAMES = {
     r"\bRunContext\b": "AsyncRunContext",
     r"^class Tidebase:": "class AsyncTidebase:",
@@ -21,7 +21,8 @@ NAMES = {
     r"from \.runtime import wait\n": "",
     r"\bThreads\(\)": "Asyncio()",
     r"A client of one Tidebase server\. Threads may share it\.": "A client of one Tidebase server, for asyncio.",
-    r"fn: Callable\[\.\.\., T\]": "fn: Callable[..., MaybeAwaitable[T]]",
+    r"(?<=TypeVar, )cast$": "Union, cast, overload",
+    r"import Any, Callable, Iterable": "import Any, Awaitable, Callable, Iterable",
     r"and the function is left behind": "and the function is cancelled",
     r"beside\n            the caller|beside the caller": "as a task",
 }
@@ -46,8 +47,10 @@ def asynchronous(text: str, name: str) -> str:
     text = re.sub(r"from \.(\w+)", lambda found: found.group() if found[1] in TWINS else f"from ..{found[1]}", text)
     for pattern, replacement in NAMES.items():
         text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
-    if "MaybeAwaitable" in text:
-        text = text.replace("from ..stop", "from ..runtime import MaybeAwaitable\nfrom ..stop", 1)
+    # A function may be a coroutine function; either way its result is what counts.
+    lines = r"(?:        [^\n]*\n)*?"
+    fn = r"        fn: Callable\[\.\.\., T\],\n"
+    text = re.sub(rf"(?m)^    def \w+\(\n{lines}{fn}{lines}    \) -> [^\n]+:\n", overloads, text)
     # A method that waits is a coroutine.
     methods = re.split(r"(?m)^(?=    def |    @|class |def |async def )", text)
     text = "".join(
@@ -57,6 +60,15 @@ def asynchronous(text: str, name: str) -> str:
     text = re.sub(r"(?m)^( +(?:return|\w+ =)) \(await ([^\n]*)\)$", r"\1 await \2", text)
     head, _, rest = text.partition('"""\n')
     return f'{head}"""\n# Generated from ../{name} by gen_aio.py.\n{rest}'
+
+
+def overloads(method: "re.Match[str]") -> str:
+    """The types of a method that takes a function: it may give its value or something to await."""
+    stub = method.group().replace("    def ", "    async def ").rstrip("\n")
+    given = "fn: Callable[..., T]"
+    awaitable = stub.replace(given, "fn: Callable[..., Awaitable[T]]")
+    either = method.group().replace(given, "fn: Callable[..., Union[Awaitable[T], T]]")
+    return f"    @overload\n{awaitable} ...\n\n    @overload\n{stub} ...\n\n{either}"
 
 
 main()

@@ -69,7 +69,7 @@ class Watched(Tidebase):
                 raise UnreachableError(self.url, "connection lost")
             return answer
 
-        self._transport._exchange = exchange  # type: ignore[method-assign]
+        self._transport._exchange = exchange  # type: ignore[method-assign, assignment]
 
 
 class ServerTest(unittest.TestCase):

@@ -264,7 +264,11 @@ class Runs(ServerTest):
 
     def test_children_are_found_again_and_stop_with_their_parent(self) -> None:
         ran: List[int] = []
-        kid = self.tide.workflow(unique("kid"), lambda run, input: ran.append(input) or run.id)
+
+        @self.tide.workflow(unique("kid"))
+        def kid(run: Any, input: int) -> Any:
+            ran.append(input)
+            return run.id
 
         def parent(run: Any) -> Any:
             first = run.child("one", kid, input=1)

@@ -119,7 +119,7 @@ class Calls(ServerTest):
         self.tide.runs.list(limit=1)
         # As a proxy would, without a word.
         for connection in self.tide._transport._idle:
-            connection.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+            connection.sock.shutdown(socket.SHUT_RDWR)
         self.tide.runs.list(limit=1)
 
     def test_a_forked_child_does_not_use_its_parents_connections(self) -> None:

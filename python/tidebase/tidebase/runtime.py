@@ -10,7 +10,7 @@ import contextvars
 import inspect
 import threading
 from concurrent.futures import Future
-from typing import Any, Awaitable, Callable, Coroutine, List, Optional, Sequence, TypeVar, Union
+from typing import Any, Callable, Coroutine, List, Optional, Sequence, TypeVar
 
 from .errors import TidebaseError
 from .stop import Stop
@@ -224,5 +224,3 @@ def wants_argument(fn: Callable[..., Any]) -> bool:
     by_position = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     return bool(by_position) and by_position[0].default is inspect.Parameter.empty
 
-
-MaybeAwaitable = Union[T, Awaitable[T]]
