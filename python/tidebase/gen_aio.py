@@ -10,15 +10,17 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).parent / "tidebase"
-FILES = ["attached.py", "children.py", "client.py", "gates.py", "queues.py", "run.py", "runs.py", "state.py", "steps.py"]
+FILES = ["attached.py", "children.py", "client.py", "following.py", "gates.py", "queues.py", "run.py", "runs.py", "state.py", "steps.py"]
 #: Modules that have an asyncio twin; whatever else is imported lies one level up.
-TWINS = {"attached", "children", "client", "gates", "queues", "run", "runs", "state", "steps", "runtime"}
+TWINS = {"attached", "children", "client", "following", "gates", "queues", "run", "runs", "state", "steps", "runtime"}
 NAMES = {
     r"\bRunContext\b": "AsyncRunContext",
     r"^class Tidebase:": "class AsyncTidebase:",
     r"from \.runtime import Threads, wait": "from .runtime import Asyncio, until_told",
     r"from \.\.signals import until_told\n": "",
-    r"from \.runtime import wait\n": "",
+    r"from \.runtime import (drain, )?wait\n": "",
+    r"return drain\((.*)\)": r"return \1",
+    r"\bIterator\b": "AsyncIterator",
     r"\bThreads\(\)": "Asyncio()",
     r"A client of one Tidebase server\. Threads may share it\.": "A client of one Tidebase server, for asyncio.",
     r"(?<=TypeVar, )cast$": "Union, cast, overload",

@@ -3,7 +3,6 @@ sessions that have no function to wrap, `attach`."""
 
 from __future__ import annotations
 
-import time
 from datetime import datetime
 from typing import Any, Dict, List, Mapping, Optional, Sequence, cast
 
@@ -12,18 +11,14 @@ from .core.execute import Begin, Engine
 from .core.lease import Lease
 from .core.wire import body, iso
 from .errors import TidebaseError
+from .following import Following
 from .ids import new_run_id
 from .runtime import wait
 from .stop import Stop
 
-ENDED = ("completed", "failed", "cancelled")
 
-
-class Runs:
+class Runs(Following):
     """Operations on runs, ``tide.runs``."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
 
     def create(
         self,
@@ -300,37 +295,6 @@ class Runs:
         query = {"groupBy": group_by, "from": iso(start), "to": iso(end)}
         return cast("List[Dict[str, Any]]", wait(self._engine.call("GET", "/usage", query=query))["sums"])
 
-    def wait(self, run_id: str, *, timeout_s: Optional[float] = None, poll_s: float = 0.5) -> Dict[str, Any]:
-        """Waits until a run has ended, asking again and again.
-
-        Args:
-            run_id: its id.
-            timeout_s: no limit unless given, in seconds.
-            poll_s: longest pause between questions, in seconds; the first ones are shorter.
-
-        Returns:
-            the completed, failed or cancelled run.
-
-        Raises:
-            TidebaseError: ``wait_timeout``; ``run_not_found``.
-        """
-        until = None if timeout_s is None else time.monotonic() + timeout_s
-        pause = min(0.02, poll_s)
-        while True:
-            run: Dict[str, Any] = wait(_get(self._engine, run_id))
-            if run["status"] in ENDED:
-                return run
-            if until is not None and time.monotonic() + pause > until:
-                raise TidebaseError(
-                    f"Run {run_id} did not end within {timeout_s} s.",
-                    code="wait_timeout",
-                    hint="Look at it with tide.runs.get; a pending run waits for a program to begin it, a queued one "
-                    "for a worker.",
-                    retryable=True,
-                )
-            wait(self._engine.runtime.sleep(pause))
-            pause = min(pause * 1.5, poll_s)
-
     def attach(
         self,
         run_id: str,
@@ -377,9 +341,4 @@ async def create_run(engine: Engine, workflow_name: str, new: Dict[str, Any]) ->
 
 async def _run(engine: Engine, path: str, run_id: str, given: Dict[str, Any]) -> Dict[str, Any]:
     reply = await engine.call("POST", path, run_id=run_id, body=given)
-    return cast(Dict[str, Any], reply["run"])
-
-
-async def _get(engine: Engine, run_id: str) -> Dict[str, Any]:
-    reply = await engine.call("GET", "/runs/{run_id}", run_id=run_id, query={"include": "run"})
     return cast(Dict[str, Any], reply["run"])

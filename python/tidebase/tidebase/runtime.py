@@ -10,7 +10,7 @@ import contextvars
 import inspect
 import threading
 from concurrent.futures import Future
-from typing import Any, Callable, Coroutine, List, Optional, Sequence, TypeVar
+from typing import Any, AsyncIterator, Callable, Coroutine, Iterator, List, Optional, Sequence, TypeVar
 
 from .errors import TidebaseError
 from .stop import Stop
@@ -39,6 +39,14 @@ class Runtime:
 
     async def call(self, transport: Transport, method: str, path: str, **request: Any) -> Any:
         """A call of the transport, which blocks."""
+        raise NotImplementedError
+
+    async def blocking(self, work: Callable[[], T], stop: Optional[Stop]) -> T:
+        """Something else that blocks, and that the stop interrupts by itself.
+
+        Raises:
+            the stop's reason.
+        """
         raise NotImplementedError
 
     async def invoke(
@@ -110,6 +118,24 @@ def wait(work: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a blocking call suspended")
 
 
+def drain(work: AsyncIterator[T]) -> Iterator[T]:
+    """The values of an asynchronous iterator that never suspends."""
+    try:
+        while True:
+            try:
+                yield wait(_next(work))
+            except StopAsyncIteration:
+                return
+    finally:
+        close = getattr(work, "aclose", None)
+        if close:
+            wait(close())
+
+
+async def _next(work: AsyncIterator[T]) -> T:
+    return await work.__anext__()
+
+
 class _ThreadFlag(Flag):
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -129,6 +155,12 @@ class Threads(Runtime):
 
     async def call(self, transport: Transport, method: str, path: str, **request: Any) -> Any:
         return transport.call(method, path, **request)
+
+    async def blocking(self, work: Callable[[], T], stop: Optional[Stop]) -> T:
+        value = work()
+        if stop:
+            stop.check()
+        return value
 
     async def invoke(
         self,

@@ -145,20 +145,23 @@ class Transport:
         for connection in idle:
             connection.close()
 
-    def open(self, path: str, headers: Mapping[str, str], timeout_s: float) -> http.client.HTTPResponse:
-        """Opens an answer that goes on for long, on a connection of its own; closing the answer closes both.
+    def open(
+        self, path: str, query: Mapping[str, Any], headers: Mapping[str, str], timeout_s: float, **params: str
+    ) -> Tuple[http.client.HTTPResponse, http.client.HTTPConnection]:
+        """Opens an answer that goes on for long, on a connection of its own, which is the caller's to close.
 
         Raises:
             TidebaseError: as ``call``, without repeating.
         """
+        target = self._path + fill(path, params) + query_string(query)
         connection = self._connect(timeout_s)
         try:
-            connection.request("GET", self._path + path, headers={**self._headers, **headers, "connection": "close"})
+            connection.request("GET", target, headers={**self._headers, **headers})
             response = connection.getresponse()
             self._reached = True
             if response.status == 200:
-                return response
-            raise self._refusal(response.status, response.getheader, response.read(), "")
+                return response, connection
+            raise self._refusal(response.status, response.getheader, response.read(), params.get("run_id", ""))
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise UnreachableError(self.url, _network_text(error)) from None

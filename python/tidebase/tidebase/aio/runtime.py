@@ -9,11 +9,13 @@ import signal
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Set
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Set, TypeVar
 
 from ..runtime import Flag, Job, Limit, Runtime
 from ..stop import Stop
 from ..transport import Transport
+
+T = TypeVar("T")
 
 # Threads are made when none is idle. Each may hold a long-poll of 25 s, so there may be many.
 MOST_CALLS = 1_000
@@ -67,6 +69,12 @@ class Asyncio(Runtime):
             raise
         finally:
             unwatch()
+
+    async def blocking(self, work: Callable[[], T], stop: Optional[Stop]) -> T:
+        value = await asyncio.get_running_loop().run_in_executor(self._threads(), work)
+        if stop:
+            stop.check()
+        return value
 
     async def invoke(
         self,
