@@ -2,6 +2,7 @@
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { restartable } from '../packages/sdk/test/helpers.ts'
 import { startServer } from './server.ts'
 import { hasPython, program, sdk, venv } from './venv.ts'
 
@@ -58,4 +59,28 @@ test.runIf(python).each([
   const { run, steps } = await server.ok('getRun', { params: { runId } })
   expect(run).toMatchObject({ status: 'completed', result: 'done', attempt: 2 })
   expect(steps.map(({ name }) => name)).toEqual(['work#1', 'work#2', 'work#3'])
+})
+
+const patient = `
+import time
+from tidebase import Tidebase
+def work(run):
+    for n in range(8):
+        run.step("work", lambda: time.sleep(0.05), each=True, side_effects=["x"])
+        print(n, flush=True)
+    return run.attempt
+print("attempt", Tidebase().run("patient", work), flush=True)
+`
+
+test.runIf(python)('a restart of the server in the middle of a run is waited out', async () => {
+  const server = await restartable()
+  const { line, lines, exit } = program('python3', ['-B', '-c', patient], {
+    env: { ...env(), TIDEBASE_URL: server.url },
+  })
+  await line('2')
+  await server.stop()
+  await server.start()
+  expect(await exit).toBe(0)
+  expect(lines.at(-1)).toBe('attempt 1')
+  await server.end()
 })
