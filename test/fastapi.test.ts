@@ -1,5 +1,6 @@
 // The FastAPI example as a user runs it: uvicorn, workers that are killed, a person who decides in the app.
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -8,7 +9,9 @@ import { startServer } from './server.ts'
 import { hasPython, type Program, program, sdk, venv } from './venv.ts'
 
 const example = fileURLToPath(new URL('../examples/fastapi', import.meta.url))
-const python = (await hasPython()) ? await venv('-r', join(example, 'requirements.txt')) : undefined
+const requirements = readFileSync(join(example, 'requirements.txt'), 'utf8').split('\n')
+const packages = requirements.filter((line) => /^\w/.test(line))
+const python = (await hasPython()) ? await venv(...packages) : undefined
 if (!python) console.warn('\n*** SKIPPED: the FastAPI example needs python3 and PyPI.\n')
 
 async function freePort(): Promise<number> {
