@@ -77,6 +77,7 @@ create table tidebase.events (
   created_at timestamp with time zone default now() not null,
   PRIMARY KEY (project, run_id, seq)
 );
+create index events_by_id ON tidebase.events USING btree (id, project);
 
 create table tidebase.gates (
   project integer not null,

@@ -19,6 +19,7 @@ export const endpoints = {
   retryRun: ['POST', '/runs/:runId/retry'],
   recoverRun: ['POST', '/runs/:runId/recover'],
   streamEvents: ['GET', '/runs/:runId/events'],
+  streamProjectEvents: ['GET', '/events'],
   beginStep: ['POST', '/runs/:runId/steps/begin'],
   recordStep: ['POST', '/runs/:runId/steps/record'],
   completeStep: ['POST', '/runs/:runId/steps/:stepId/complete'],

@@ -26,7 +26,7 @@ export type { Attached, ListOptions, Runs } from './runs.ts'
 export type { Fetch } from './send.ts'
 export type { SaveNote, SnapshotNote, Snapshots, StateNote, States } from './state.ts'
 export type { StepContext, StepFn, StepOptions } from './steps.ts'
-export type { SubscribeOptions } from './subscribe.ts'
+export type { FeedOptions, SubscribeOptions } from './subscribe.ts'
 export type {
   ChannelInput,
   Checkpoint,

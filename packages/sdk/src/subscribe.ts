@@ -3,7 +3,7 @@
 import { backoff, delay, onAbort } from './abort.ts'
 import { TidebaseError } from './errors.ts'
 import { parseEventStream } from './sse.ts'
-import type { Transport } from './transport.ts'
+import type { Chunks, Transport } from './transport.ts'
 import type { RunEvent } from './types.ts'
 
 export interface SubscribeOptions {
@@ -28,7 +28,7 @@ export async function* subscribe(
   if (after > 0 && !options.follow && (await isOver(transport, runId, after, options.signal))) return
   let connected = false
   for (let failures = 0; ; ) {
-    const stream = await transport.stream({
+    const stream = await transport.stream('streamEvents', {
       params: { runId },
       query: { after },
       headers: { accept: 'text/event-stream', ...(after ? { 'last-event-id': String(after) } : {}) },
@@ -50,11 +50,36 @@ export async function* subscribe(
   }
 }
 
+export interface FeedOptions {
+  /** Only events with a higher `id`; 0 (all) unless given. `latest`: only what happens from now on. */
+  after?: number | 'latest'
+  /** Ends the stream by throwing the signal's reason. */
+  signal?: AbortSignal
+}
+
+/** Follows a project; see `Tidebase.events`. */
+export async function* feed(transport: Transport, options: FeedOptions): AsyncGenerator<RunEvent, void, undefined> {
+  let after = options.after ?? 0
+  let connected = false
+  for (let failures = 0; ; ) {
+    const stream = await transport.stream('streamProjectEvents', {
+      query: { after },
+      headers: { accept: 'text/event-stream' },
+      signal: options.signal,
+      retryForMs: connected ? Number.POSITIVE_INFINITY : undefined,
+    })
+    connected = true
+    for await (const event of events(stream, options.signal)) {
+      failures = 0
+      after = event.id
+      yield event
+    }
+    await delay(backoff(failures++), options.signal)
+  }
+}
+
 /** The events of one connection; ends with it, however it ends. */
-async function* events(
-  { chunks, cancel }: { chunks: AsyncIterable<Uint8Array>; cancel(): void },
-  signal: AbortSignal | undefined,
-): AsyncGenerator<RunEvent> {
+async function* events({ chunks, cancel }: Chunks, signal: AbortSignal | undefined): AsyncGenerator<RunEvent> {
   const unwatch = onAbort(signal, cancel)
   let silence = setTimeout(cancel, silenceMs)
   async function* alive(): AsyncGenerator<Uint8Array> {

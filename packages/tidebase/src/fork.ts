@@ -87,5 +87,6 @@ export async function forkRun(
     return made
   })
   if (row.queue !== null) engine.wakeups.queued(project, row.queue)
+  else engine.wakeups.created(project)
   return { run: toRun(row) }
 }

@@ -16,7 +16,7 @@ import type { Caller, Engine } from './engine.ts'
 import { forkRun } from './fork.ts'
 import { decideGate, gatePage } from './gate-page.ts'
 import { beginGate, getGate, listGates, resolveGate } from './gates.ts'
-import type { LiveEvents } from './live.ts'
+import type { Streams } from './live.ts'
 import { llmsText } from './llms.ts'
 import type { Metrics } from './metrics.ts'
 import { parkRun } from './park.ts'
@@ -50,7 +50,7 @@ export type Handlers = {
 }
 
 /** The handlers of one server. */
-export function handlersOf(engine: Engine, live: LiveEvents, metrics: Metrics): Handlers {
+export function handlersOf(engine: Engine, streams: Streams, metrics: Metrics): Handlers {
   const llms = llmsText()
   const document = JSON.stringify(openApiDocument(routes))
   const { cold, hot } = engine.db
@@ -94,17 +94,10 @@ export function handlersOf(engine: Engine, live: LiveEvents, metrics: Metrics): 
     recoverRun: ({ caller, params, body }) => recoverRun(engine, caller, runKey(params.runId), body),
     streamEvents: async ({ caller, params, query, headers }) => {
       const run = await readable(caller, params.runId)
-      const resumed = Number(headers.get('last-event-id') ?? Number.NaN)
-      const after = Number.isInteger(resumed) && resumed >= 0 ? resumed : (query.after ?? 0)
-      return new Response(live.stream(caller, run, after), {
-        headers: {
-          'content-type': 'text/event-stream; charset=utf-8',
-          'cache-control': 'no-cache, no-transform',
-          // Tells nginx not to hold frames back.
-          'x-accel-buffering': 'no',
-        },
-      })
+      return eventStream(streams.run.stream(caller, run, resumedAt(headers) ?? query.after ?? 0))
     },
+    streamProjectEvents: async ({ caller, query, headers }) =>
+      eventStream(streams.project.stream(caller, resumedAt(headers) ?? query.after ?? 0)),
 
     beginStep: ({ caller, params, body }) => beginStep(engine, caller, runKey(params.runId), body),
     recordStep: ({ caller, params, body }) => recordStep(engine, caller, runKey(params.runId), body),
@@ -165,4 +158,21 @@ export function handlersOf(engine: Engine, live: LiveEvents, metrics: Metrics): 
     triggerSchedule: ({ caller, params, body }) => triggerSchedule(engine, caller, params.name, body),
     deleteSchedule: ({ caller, params }) => deleteSchedule(engine, caller, params.name),
   }
+}
+
+/** The number in `Last-Event-ID`, when it is one. */
+function resumedAt(headers: Headers): number | undefined {
+  const resumed = Number(headers.get('last-event-id') ?? Number.NaN)
+  return Number.isSafeInteger(resumed) && resumed >= 0 ? resumed : undefined
+}
+
+function eventStream(body: ReadableStream<Uint8Array>): Response {
+  return new Response(body, {
+    headers: {
+      'content-type': 'text/event-stream; charset=utf-8',
+      'cache-control': 'no-cache, no-transform',
+      // Tells nginx not to hold frames back.
+      'x-accel-buffering': 'no',
+    },
+  })
 }

@@ -4,6 +4,7 @@
 import type { Database } from './db.ts'
 import type { Caller } from './engine.ts'
 import { type EventRow, readEvents, toEvent } from './events.ts'
+import type { EventFeed } from './feed.ts'
 import { slowPollMs } from './wait.ts'
 import type { Wakeups } from './wakeups.ts'
 
@@ -11,7 +12,7 @@ import type { Wakeups } from './wakeups.ts'
 const pageSize = 500
 /** Time between two queries under load, ms: what a client may be behind for the sake of fewer queries. */
 const pauseMs = 5
-const keepAliveMs = 15_000
+export const keepAliveMs = 15_000
 
 interface Stream {
   project: number
@@ -25,6 +26,12 @@ interface Stream {
 const encoder = new TextEncoder()
 
 /** The event streams of one server. */
+export interface Streams {
+  run: LiveEvents
+  project: EventFeed
+}
+
+/** The event streams of runs. */
 export class LiveEvents {
   readonly #db: Database
   readonly #wakeups: Wakeups

@@ -272,6 +272,7 @@ export async function insertRun(engine: Engine, call: NewRunCall): Promise<{ row
   if (row.action === 'repeated' && row.workflow_name !== call.workflow_name) throw new ApiError('run_conflict')
   if (row.action === 'created') {
     if (row.queue !== null) engine.wakeups.queued(call.project, row.queue)
+    else engine.wakeups.created(call.project)
     if (call.channels) engine.wakeups.outbox()
   }
   return { row, deduplicated: row.action === 'deduplicated' }

@@ -9,6 +9,7 @@ import { type Connection, type Database, openDatabase } from './db.ts'
 import { type Embedded, startEmbedded } from './embedded.ts'
 import type { Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
+import { EventFeed } from './feed.ts'
 import { LiveEvents } from './live.ts'
 import { migrate, pendingMigrations } from './migrate.ts'
 import { startOutbox } from './outbox.ts'
@@ -137,11 +138,11 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
     }
     wakeups.listen()
     await wakeups.seePeers()
-    const live = new LiveEvents(db, wakeups)
+    const streams = { run: new LiveEvents(db, wakeups), project: new EventFeed(db, wakeups) }
     const stopping = new AbortController()
     // One listener per waiting request.
     setMaxListeners(0, stopping.signal)
-    const app = createApp(engine, live, {
+    const app = createApp(engine, streams, {
       apiKey,
       insecure: options.insecure ?? false,
       corsOrigins: options.corsOrigins ?? [],
@@ -163,7 +164,8 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
       connection,
       async stop(graceMs = 7_000) {
         stopping.abort()
-        live.close()
+        streams.run.close()
+        streams.project.close()
         await drain(http, silentSockets, graceMs)
         await Promise.all(background.map((each) => each.close()))
         await wakeups.close()

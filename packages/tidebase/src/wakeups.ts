@@ -20,6 +20,7 @@ export class Wakeups {
   readonly #serverId = newId()
   readonly #waiting = new Map<string, Set<Wake>>()
   readonly #outbox = new Set<Wake>()
+  readonly #anything = new Set<Wake>()
   #peers = false
   #unsent = new Set<string>()
   #sending = false
@@ -41,6 +42,11 @@ export class Wakeups {
   /** The run has changed. @param run 32 hex digits */
   run(project: number, run: string): void {
     this.#tell(`r:${project}:${run}`)
+  }
+
+  /** A run was created that stands in no queue. */
+  created(project: number): void {
+    this.#tell(`p:${project}`)
   }
 
   /** A run of the queue is ready, or will be. */
@@ -77,6 +83,12 @@ export class Wakeups {
   onOutbox(wake: Wake): () => void {
     this.#outbox.add(wake)
     return () => this.#outbox.delete(wake)
+  }
+
+  /** Calls `wake` whenever anything happened to any run. */
+  onAnything(wake: Wake): () => void {
+    this.#anything.add(wake)
+    return () => this.#anything.delete(wake)
   }
 
   /** Says that this server is alive and learns whether others are. Called by the reconciler. */
@@ -120,10 +132,12 @@ export class Wakeups {
 
   #wake(key: string): void {
     for (const wake of this.#waiting.get(key) ?? []) wake()
+    for (const wake of this.#anything) wake()
   }
 
   #wakeAll(): void {
     for (const waiting of this.#waiting.values()) for (const wake of waiting) wake()
+    for (const wake of this.#anything) wake()
     this.outbox()
   }
 

@@ -1,5 +1,6 @@
 import pg from 'pg'
 import { expect, onTestFinished, test, vi } from 'vitest'
+import { openFrames, take } from '../../../test/frames.ts'
 import { startServer } from '../../../test/server.ts'
 
 // A prepared plan is made once, often while the tables are empty, and stays when they have grown. So on fresh tables,
@@ -7,7 +8,7 @@ import { startServer } from '../../../test/server.ts'
 
 /** Indexes that find few rows whatever the table holds. Others may be read in order by lists, which are not prepared. */
 const finders =
-  /_pkey$|^runs_(ready|running|dedupe)$|^waits_pending$|^signals_unread$|^queue_claims_recent$|^projects_|^api_keys_|^channels_|^servers_/
+  /_pkey$|^events_by_id$|^runs_(ready|running|dedupe)$|^waits_pending$|^signals_unread$|^queue_claims_recent$|^projects_|^api_keys_|^channels_|^servers_/
 
 interface Node {
   'Node Type': string
@@ -85,6 +86,10 @@ test('prepared statements find their rows by key, also when their plans are made
   await server.ok('recoverRun', { params: { runId: other.run.id }, body: {} })
   await server.ok('cancelRun', { params: { runId: other.run.id }, body: {} })
 
+  const feed = await openFrames(`${server.url}/events`)
+  await take(feed.frames, 3)
+  feed.close()
+
   for (const [given] of query.mock.calls) {
     const { name, text, values = [] } = given as unknown as { name?: string; text: string; values?: unknown[] }
     if (name) seen.set(name, { text, values })
@@ -98,6 +103,8 @@ test('prepared statements find their rows by key, also when their plans are made
       'signals.send',
       'runs.park',
       'steps.resolve',
+      'events.feed',
+      'events.backlog',
     ]),
   )
   query.mockRestore()

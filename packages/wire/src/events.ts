@@ -63,3 +63,17 @@ export const streamEvents = route({
   reply: null,
   errors: ['run_not_found', 'invalid_query'],
 })
+
+export const streamProjectEvents = route({
+  method: 'GET',
+  path: '/events',
+  summary:
+    'Server-sent events of all runs of the project, in the order of their ids: the backlog after the id `after` (or the header `Last-Event-ID`), then live. `after=latest` starts with what happens next.',
+  scopes: ['worker', 'read'],
+  query: z.object({
+    after: z.union([z.literal('latest'), IntParam(0, Number.MAX_SAFE_INTEGER)]).optional(),
+    token: z.string().optional().describe('The API key, for EventSource, which cannot send headers'),
+  }),
+  reply: null,
+  errors: ['invalid_query'],
+})

@@ -1,7 +1,7 @@
 // Tidebase's contract as data. Everything about a noun is in its file; `routes` is all of it.
 import { createChild } from './children.ts'
 import { getRun } from './detail.ts'
-import { streamEvents } from './events.ts'
+import { streamEvents, streamProjectEvents } from './events.ts'
 import { beginGate, decideGate, gatePage, getGate, listGates, resolveGate } from './gates.ts'
 import { health, llms, metrics, openapi } from './operations.ts'
 import { claim, configureQueue, enqueue, enqueueBatch, listQueues, pauseQueue, resumeQueue } from './queues.ts'
@@ -41,6 +41,7 @@ export const routes = {
   retryRun,
   recoverRun,
   streamEvents,
+  streamProjectEvents,
   beginStep,
   recordStep,
   completeStep,
