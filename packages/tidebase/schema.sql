@@ -190,6 +190,7 @@ create table tidebase.runs (
   created_at timestamp with time zone default now() not null,
   updated_at timestamp with time zone default now() not null,
   completed_at timestamp with time zone,
+  has_streams boolean default false not null,
   PRIMARY KEY (id, project),
   CHECK ((status = ANY (ARRAY['pending'::text, 'queued'::text, 'running'::text, 'waiting'::text, 'completed'::text, 'failed'::text, 'cancelled'::text])))
 ) with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autovacuum_analyze_scale_factor=0.02);
@@ -305,6 +306,26 @@ create table tidebase.steps (
   CHECK ((review = ANY (ARRAY['open'::text, 'fail'::text]))),
   CHECK ((status = ANY (ARRAY['running'::text, 'completed'::text, 'failed_retryable'::text, 'manual_review'::text, 'failed'::text])))
 ) with (fillfactor=85);
+
+create table tidebase.stream_chunks (
+  project integer not null,
+  run_id uuid not null,
+  stream text not null,
+  epoch integer not null,
+  at integer not null,
+  chunk text not null,
+  PRIMARY KEY (run_id, stream, epoch, at, project)
+);
+
+create table tidebase.streams (
+  project integer not null,
+  run_id uuid not null,
+  name text not null,
+  epoch integer default (EXTRACT(epoch FROM now()))::integer not null,
+  next_offset integer not null,
+  updated_at timestamp with time zone default now() not null,
+  PRIMARY KEY (run_id, name, project)
+) with (fillfactor=50);
 
 create table tidebase.usage (
   project integer not null,

@@ -40,6 +40,7 @@ export const endpoints = {
   getWait: ['GET', '/runs/:runId/waits/:waitId'],
   sendSignal: ['POST', '/runs/:runId/signals'],
   parkRun: ['POST', '/runs/:runId/park'],
+  appendStream: ['POST', '/runs/:runId/stream'],
   createChild: ['POST', '/runs/:runId/children'],
   recordUsage: ['POST', '/runs/:runId/usage'],
   sumUsage: ['GET', '/usage'],

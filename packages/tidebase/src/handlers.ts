@@ -11,6 +11,7 @@ import {
 } from '@tidebase/wire'
 import { beginRun, completeRun, failRun, heartbeatRun } from './attempts.ts'
 import { createChild } from './children.ts'
+import { appendStream, parseOffsets } from './chunks.ts'
 import { getRun, listRuns } from './detail.ts'
 import type { Caller, Engine } from './engine.ts'
 import { forkRun } from './fork.ts'
@@ -94,7 +95,8 @@ export function handlersOf(engine: Engine, streams: Streams, metrics: Metrics): 
     recoverRun: ({ caller, params, body }) => recoverRun(engine, caller, runKey(params.runId), body),
     streamEvents: async ({ caller, params, query, headers }) => {
       const run = await readable(caller, params.runId)
-      return eventStream(streams.run.stream(caller, run, resumedAt(headers) ?? query.after ?? 0))
+      const after = resumedAt(headers) ?? query.after ?? 0
+      return eventStream(streams.run.stream(caller, run, after, parseOffsets(query.offsets)))
     },
     streamProjectEvents: async ({ caller, query, headers }) =>
       eventStream(streams.project.stream(caller, resumedAt(headers) ?? query.after ?? 0)),
@@ -140,6 +142,7 @@ export function handlersOf(engine: Engine, streams: Streams, metrics: Metrics): 
     },
     parkRun: ({ caller, params, body }) => parkRun(engine, caller, runKey(params.runId), body),
 
+    appendStream: ({ caller, params, body }) => appendStream(engine, caller, runKey(params.runId), body),
     createChild: ({ caller, params, body }) => createChild(engine, caller, runKey(params.runId), body),
     recordUsage: ({ caller, params, body }) => recordUsage(engine, caller, runKey(params.runId), body),
 

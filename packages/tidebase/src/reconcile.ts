@@ -1,6 +1,7 @@
 // The reconciler: a loop that looks for what time has brought about and calls the same operations a client would.
 // Safe with any number of servers, because each operation looks again under the run's lock.
 import { expireLease } from './attempts.ts'
+import { dropEndedStreams } from './chunks.ts'
 import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { timeOutGate } from './gates.ts'
@@ -72,7 +73,10 @@ async function round(engine: Engine, number: number): Promise<void> {
     fireSchedules(engine),
     invokePushed(engine),
   ])
-  if (number % 10 === 0) await foldQueueCounts(engine.db.cold)
+  if (number % 10 === 0) {
+    await foldQueueCounts(engine.db.cold)
+    await dropEndedStreams(engine.db.cold)
+  }
 }
 
 async function expireLeases(engine: Engine): Promise<void> {

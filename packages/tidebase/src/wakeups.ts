@@ -49,6 +49,11 @@ export class Wakeups {
     this.#tell(`p:${project}`)
   }
 
+  /** Text was added to a stream of the run. */
+  streamed(project: number, run: string): void {
+    this.#tell(`c:${project}:${run}`)
+  }
+
   /** A run of the queue is ready, or will be. */
   queued(project: number, queue: string): void {
     this.#tell(`q:${project}:${queue}`)
@@ -67,6 +72,11 @@ export class Wakeups {
   /** Calls `wake` when the run has changed, until the returned function is called. */
   onRun(project: number, run: string, wake: Wake): () => void {
     return this.#on(`r:${project}:${run}`, wake)
+  }
+
+  /** Calls `wake` when text was added to a stream of the run. */
+  onStreamed(project: number, run: string, wake: Wake): () => void {
+    return this.#on(`c:${project}:${run}`, wake)
   }
 
   /** Calls `wake` when the queue has something. */
@@ -132,7 +142,7 @@ export class Wakeups {
 
   #wake(key: string): void {
     for (const wake of this.#waiting.get(key) ?? []) wake()
-    for (const wake of this.#anything) wake()
+    if (!key.startsWith('c:')) for (const wake of this.#anything) wake()
   }
 
   #wakeAll(): void {

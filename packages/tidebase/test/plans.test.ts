@@ -53,6 +53,13 @@ test('prepared statements find their rows by key, also when their plans are made
     if (name === 'b') await server.ok('completeStep', { params: path, body: { leaseOwner: 'w1', output: 1 } })
     else await server.ok('failStep', { params: path, body: { leaseOwner: 'w1', error: 'no', retryable: true } })
   }
+  const watching = await openFrames(`${server.url}/runs/${run.id}/events`)
+  for (const [offset, chunk] of [...'abc'].entries()) {
+    await server.ok('appendStream', { params, body: { stream: 'd', offset, chunk } })
+  }
+  await take(watching.frames, 3)
+  watching.close()
+  await server.ok('recordStep', { params, body: { ...step, name: 'd', output: 1 } })
   await server.ok('heartbeatRun', { params, body: { leaseOwner: 'w1' } })
   await server.ok('setState', { params, body: { value: { n: 1 } } })
   await server.ok('recordUsage', { params, body: { kind: 'llm', inputTokens: 1 } })
@@ -103,6 +110,9 @@ test('prepared statements find their rows by key, also when their plans are made
       'signals.send',
       'runs.park',
       'steps.resolve',
+      'streams.append',
+      'streams.read',
+      'streams.drop',
       'events.feed',
       'events.backlog',
     ]),

@@ -54,10 +54,15 @@ export const streamEvents = route({
   method: 'GET',
   path: '/runs/:runId/events',
   summary:
-    'Server-sent events: the backlog after `after` (or the header `Last-Event-ID`), then live. A comment every 15 s keeps the connection open.',
+    'Server-sent events: the backlog after `after` (or the header `Last-Event-ID`), then live. Frames with `event: chunk` carry what its steps stream. A comment every 15 s keeps the connection open.',
   scopes: ['worker', 'enqueue', 'read'],
   query: z.object({
     after: IntParam(0, 2_147_483_647).optional(),
+    offsets: z
+      .string()
+      .max(4_000)
+      .optional()
+      .describe('Where to go on in token streams: `name:offset`, comma-separated, names percent-encoded'),
     token: z.string().optional().describe('The API key, for EventSource, which cannot send headers'),
   }),
   reply: null,

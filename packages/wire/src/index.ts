@@ -20,6 +20,7 @@ import {
 import { deleteSchedule, listSchedules, putSchedule, triggerSchedule } from './schedules.ts'
 import { createSnapshot, listSnapshots, listStateVersions, patchState, saveState, setState } from './state.ts'
 import { beginStep, completeStep, failStep, recordStep, resolveStep } from './steps.ts'
+import { appendStream } from './streams.ts'
 import { recordUsage, sumUsage } from './usage.ts'
 import { createTimer, getWait, parkRun, sendSignal, waitForSignal } from './waits.ts'
 
@@ -64,6 +65,7 @@ export const routes = {
   getWait,
   sendSignal,
   parkRun,
+  appendStream,
   createChild,
   recordUsage,
   sumUsage,
@@ -87,3 +89,4 @@ export { type ErrorBody, type ErrorCode, type ErrorMeaning, errorCodes, type Iss
 export { Event, EventType } from './events.ts'
 export { openApiDocument } from './openapi.ts'
 export type { BodyOf, ParamsOf, QueryOf, ReplyOf, Route, Scope } from './route.ts'
+export { Chunk } from './streams.ts'
