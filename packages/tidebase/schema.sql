@@ -145,8 +145,12 @@ create table tidebase.queues (
   paused boolean default false not null,
   created_at timestamp with time zone default now() not null,
   updated_at timestamp with time zone default now() not null,
+  per_key_concurrency integer,
+  keyed boolean default false not null,
+  last_key text default ''::text not null,
   PRIMARY KEY (project, name),
   CHECK ((concurrency > 0)),
+  CHECK ((per_key_concurrency > 0)),
   CHECK ((rate_per_minute > 0))
 );
 create index queues_pushed ON tidebase.queues USING btree (project, name) WHERE ((invoke_url IS NOT NULL) AND (NOT paused));
@@ -191,6 +195,7 @@ create table tidebase.runs (
   updated_at timestamp with time zone default now() not null,
   completed_at timestamp with time zone,
   has_streams boolean default false not null,
+  concurrency_key text,
   PRIMARY KEY (id, project),
   CHECK ((status = ANY (ARRAY['pending'::text, 'queued'::text, 'running'::text, 'waiting'::text, 'completed'::text, 'failed'::text, 'cancelled'::text])))
 ) with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autovacuum_analyze_scale_factor=0.02);
@@ -203,8 +208,10 @@ create index runs_deadline ON tidebase.runs USING btree (deadline_at) WHERE ((de
 create unique index runs_dedupe ON tidebase.runs USING btree (project, queue, dedupe_key) WHERE ((dedupe_key IS NOT NULL) AND (status = ANY (ARRAY['queued'::text, 'running'::text, 'waiting'::text])));
 create index runs_leased ON tidebase.runs USING btree (project) WHERE ((status = 'running'::text) AND (lease_owner IS NOT NULL) AND (orphaned_at IS NULL));
 create index runs_orphaned ON tidebase.runs USING btree (orphaned_at) WHERE ((orphaned_at IS NOT NULL) AND (status = 'running'::text) AND (recovery_webhook IS NOT NULL));
-create index runs_ready ON tidebase.runs USING btree (project, queue, priority DESC, run_at) WHERE (status = 'queued'::text);
+create index runs_ready ON tidebase.runs USING btree (project, queue, priority DESC, run_at) WHERE ((status = 'queued'::text) AND (concurrency_key IS NULL));
+create index runs_ready_keyed ON tidebase.runs USING btree (project, queue, concurrency_key, priority DESC, run_at) WHERE ((status = 'queued'::text) AND (concurrency_key IS NOT NULL));
 create index runs_running ON tidebase.runs USING btree (project, queue) WHERE ((status = 'running'::text) AND (queue IS NOT NULL));
+create index runs_running_keyed ON tidebase.runs USING btree (project, queue, concurrency_key) WHERE ((status = 'running'::text) AND (concurrency_key IS NOT NULL));
 
 create table tidebase.schedules (
   project integer not null,

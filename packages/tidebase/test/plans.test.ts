@@ -8,7 +8,7 @@ import { startServer } from '../../../test/server.ts'
 
 /** Indexes that find few rows whatever the table holds. Others may be read in order by lists, which are not prepared. */
 const finders =
-  /_pkey$|^events_by_id$|^runs_(ready|running|dedupe)$|^waits_pending$|^signals_unread$|^queue_claims_recent$|^projects_|^api_keys_|^channels_|^servers_/
+  /_pkey$|^events_by_id$|^runs_(ready|running)(_keyed)?$|^runs_dedupe$|^waits_pending$|^signals_unread$|^queue_claims_recent$|^projects_|^api_keys_|^channels_|^servers_/
 
 interface Node {
   'Node Type': string
@@ -81,8 +81,11 @@ test('prepared statements find their rows by key, also when their plans are made
   await server.ok('completeRun', { params, body: { leaseOwner: 'w1' } })
   const job = { params: { queue: 'q' }, body: { workflowName: 'w', dedupeKey: 'k' } }
   await server.ok('configureQueue', { params: { queue: 'q' }, body: { concurrency: 5, ratePerMinute: 100 } })
+  await server.ok('claim', { body: { queues: ['q'], leaseOwner: 'w1' } })
   await server.ok('enqueue', job)
   await server.ok('enqueue', job)
+  await server.ok('configureQueue', { params: { queue: 'q' }, body: { perKeyConcurrency: 1 } })
+  await server.ok('enqueue', { params: { queue: 'q' }, body: { workflowName: 'w', concurrencyKey: 'a' } })
   const claimed = await server.ok('claim', { body: { queues: ['q'], leaseOwner: 'w1' } })
   const failing = { params: { runId: claimed.runs[0]?.id ?? '' }, body: { leaseOwner: 'w1', error: 'no' } }
   await server.ok('failRun', failing)
@@ -105,6 +108,7 @@ test('prepared statements find their rows by key, also when their plans are made
     expect.arrayContaining([
       'steps.record',
       'queues.claim',
+      'queues.claim_keyed',
       'runs.create',
       'gates.resolve',
       'signals.send',
