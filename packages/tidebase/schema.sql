@@ -115,8 +115,10 @@ create table tidebase.projects (
   name text not null,
   secret bytea default decode(replace(((gen_random_uuid())::text || (gen_random_uuid())::text), '-'::text, ''::text), 'hex'::text) not null,
   created_at timestamp with time zone default now() not null,
+  retention_days integer,
   UNIQUE (name),
-  PRIMARY KEY (id)
+  PRIMARY KEY (id),
+  CHECK ((retention_days >= 0))
 );
 
 create table tidebase.queue_claims (
@@ -206,6 +208,7 @@ create index runs_by_time ON tidebase.runs USING btree (project, created_at);
 create index runs_by_workflow ON tidebase.runs USING btree (project, workflow_name, created_at);
 create index runs_deadline ON tidebase.runs USING btree (deadline_at) WHERE ((deadline_at IS NOT NULL) AND (status = ANY (ARRAY['pending'::text, 'queued'::text, 'running'::text, 'waiting'::text])));
 create unique index runs_dedupe ON tidebase.runs USING btree (project, queue, dedupe_key) WHERE ((dedupe_key IS NOT NULL) AND (status = ANY (ARRAY['queued'::text, 'running'::text, 'waiting'::text])));
+create index runs_ended ON tidebase.runs USING btree (project, completed_at) WHERE (completed_at IS NOT NULL);
 create index runs_leased ON tidebase.runs USING btree (project) WHERE ((status = 'running'::text) AND (lease_owner IS NOT NULL) AND (orphaned_at IS NULL));
 create index runs_orphaned ON tidebase.runs USING btree (orphaned_at) WHERE ((orphaned_at IS NOT NULL) AND (status = 'running'::text) AND (recovery_webhook IS NOT NULL));
 create index runs_ready ON tidebase.runs USING btree (project, queue, priority DESC, run_at) WHERE ((status = 'queued'::text) AND (concurrency_key IS NULL));
@@ -228,6 +231,7 @@ create table tidebase.schedules (
   last_enqueued_at timestamp with time zone,
   created_at timestamp with time zone default now() not null,
   updated_at timestamp with time zone default now() not null,
+  last_fire_at timestamp with time zone,
   PRIMARY KEY (project, name),
   CHECK ((catch_up = ANY (ARRAY['none'::text, 'last'::text, 'all'::text])))
 );

@@ -23,6 +23,7 @@ import { llmsText } from './llms.ts'
 import type { Metrics } from './metrics.ts'
 import { parkRun } from './park.ts'
 import { configureQueue, enqueue, enqueueBatch, listQueues, setPaused } from './queues.ts'
+import { configureProject, getProject } from './retention.ts'
 import { retryRun } from './retry.ts'
 import { resolveStep } from './reviews.ts'
 import { cancelRun, createRun, readRun, runKey } from './runs.ts'
@@ -156,6 +157,9 @@ export function handlersOf(engine: Engine, streams: Streams, metrics: Metrics): 
     claim: ({ caller, body, signals }) => claim(engine, caller, body, signals),
     listQueues: ({ caller }) => listQueues(cold, caller),
     configureQueue: ({ caller, params, body }) => configureQueue(engine, caller, params.queue, body),
+
+    getProject: ({ caller }) => getProject(engine, caller),
+    configureProject: ({ caller, body }) => configureProject(engine, caller, body),
 
     putSchedule: ({ caller, params, body }) => putSchedule(engine, caller, params.name, body),
     listSchedules: ({ caller }) => listSchedules(engine, caller),

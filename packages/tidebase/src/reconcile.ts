@@ -6,6 +6,7 @@ import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { timeOutGate } from './gates.ts'
 import { foldQueueCounts } from './queues.ts'
+import { deleteOldRuns } from './retention.ts'
 import { cancelChildren, cancelRun } from './runs.ts'
 import { fireSchedules } from './schedules.ts'
 import { endWait } from './waits.ts'
@@ -36,10 +37,12 @@ export function startReconciler(
   let running = Promise.resolve()
   let rounds = 0
   let failing = false
+  let leftOver = false
 
   const tick = async () => {
     try {
       await round(engine, rounds++)
+      if (leftOver || rounds % 10 === 1) leftOver = await deleteOldRuns(engine)
       failing = false
     } catch (error) {
       if (!failing) warn(error)

@@ -31,6 +31,8 @@ export interface ServerOptions {
   publicUrl?: string
   leaseMs?: number
   reconcileMs?: number
+  /** For how many days ended runs are kept where a project says nothing; for ever unless given. */
+  retentionDays?: number
   /** false: leave the reconciler and the outbox to other servers on the same database. */
   reconciler?: boolean
   /** false: refuse to start while migrations are pending. */
@@ -131,6 +133,7 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
       settings: {
         leaseMs: options.leaseMs ?? 60_000,
         reconcileMs: options.reconcileMs ?? 1_000,
+        retentionDays: options.retentionDays,
         publicUrl: (options.publicUrl ?? address).replace(/\/+$/, ''),
         webhookSecret: options.webhookSecret,
         allowPrivateWebhooks: options.allowPrivateWebhooks ?? !apiKey,

@@ -4,6 +4,7 @@ import { getRun } from './detail.ts'
 import { streamEvents, streamProjectEvents } from './events.ts'
 import { beginGate, decideGate, gatePage, getGate, listGates, resolveGate } from './gates.ts'
 import { health, llms, metrics, openapi } from './operations.ts'
+import { configureProject, getProject } from './projects.ts'
 import { claim, configureQueue, enqueue, enqueueBatch, listQueues, pauseQueue, resumeQueue } from './queues.ts'
 import {
   beginRun,
@@ -76,6 +77,8 @@ export const routes = {
   configureQueue,
   pauseQueue,
   resumeQueue,
+  getProject,
+  configureProject,
   putSchedule,
   listSchedules,
   deleteSchedule,
