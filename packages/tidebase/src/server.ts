@@ -10,6 +10,7 @@ import { type Connection, type Database, openDatabase } from './db.ts'
 import { type Embedded, startEmbedded } from './embedded.ts'
 import type { Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
+import { EventFeed } from './feed.ts'
 import { type ApiKey, createKey } from './keys.ts'
 import { LiveEvents } from './live.ts'
 import { migrate, pendingMigrations } from './migrate.ts'
@@ -32,6 +33,8 @@ export interface ServerOptions {
   publicUrl?: string
   leaseMs?: number
   reconcileMs?: number
+  /** For how many days ended runs are kept where a project says nothing; for ever unless given. */
+  retentionDays?: number
   /** false: leave the reconciler and the outbox to other servers on the same database. */
   reconciler?: boolean
   /** false: refuse to start while migrations are pending. */
@@ -139,6 +142,7 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
       settings: {
         leaseMs: options.leaseMs ?? 60_000,
         reconcileMs: options.reconcileMs ?? 1_000,
+        retentionDays: options.retentionDays,
         publicUrl: (options.publicUrl ?? address).replace(/\/+$/, ''),
         webhookSecret: options.webhookSecret,
         allowPrivateWebhooks: options.allowPrivateWebhooks ?? !apiKey,
@@ -146,11 +150,11 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
     }
     wakeups.listen()
     await wakeups.seePeers()
-    const live = new LiveEvents(db, wakeups)
+    const streams = { run: new LiveEvents(db, wakeups), project: new EventFeed(db, wakeups) }
     const stopping = new AbortController()
     // One listener per waiting request.
     setMaxListeners(0, stopping.signal)
-    const app = createApp(engine, live, {
+    const app = createApp(engine, streams, {
       apiKey,
       insecure: options.insecure ?? false,
       corsOrigins: options.corsOrigins ?? [],
@@ -173,7 +177,8 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
       createKey: (key) => createKey(db.cold, key),
       async stop(graceMs = 7_000) {
         stopping.abort()
-        live.close()
+        streams.run.close()
+        streams.project.close()
         await drain(http, silentSockets, graceMs)
         await Promise.all(background.map((each) => each.close()))
         await wakeups.close()
