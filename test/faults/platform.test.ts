@@ -1,5 +1,4 @@
 // kill -9 of a pod, of the platform and of Postgres under load, and of the platform in the middle of deployments.
-import { execFileSync } from 'node:child_process'
 import { appendFile, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -155,7 +154,7 @@ describe('a platform survives', { timeout: 180_000 }, () => {
   })
 
   test.each([
-    0, 60, 150, 300, 600, 1000, 1500,
+    0, 150, 400, 900, 1500,
   ])('kill -9 of the platform %i ms into a deployment: it goes on and goes live', async (ms) => {
     await rm(join(app, 'main.ts'))
     await appendFile(join(app, 'main.ts'), source.replace('version 0', `version ${ms}`))
@@ -186,11 +185,7 @@ describe('a platform survives', { timeout: 180_000 }, () => {
 
   test('after all that: no pod or database is left over when it stops', async () => {
     expect(await platform.stop()).toBe(0)
-    // One that was being started when its platform was killed notices that by itself.
-    await expect.poll(() => processes('--max-old-space-size', dir), { timeout: 30_000, interval: 200 }).toEqual([])
-    expect(execFileSync('sh', ['-c', 'ps -ef | grep -c "[b]wrap.*tp_data" || true'], { encoding: 'utf8' }).trim()).toBe(
-      '0',
-    )
+    expect(await processes('bwrap', dir)).toEqual([])
     expect(await processes('postgres', join(dir, 'pg'))).toEqual([])
   })
 })

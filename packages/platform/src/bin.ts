@@ -13,7 +13,7 @@ import { codes, messageOf, PlatformError } from './errors.ts'
 import { type PlatformOptions, startPlatform } from './main.ts'
 
 const graceMs = 15_000
-const backoffMs = { first: 200, most: 10_000, forgetAfter: 15_000 }
+const backoffMs = { first: 200, most: 10_000, forgetAfter: 3_000 }
 /** Tells the process that does the work from its parent. */
 const workerMark = 'TIDEPOOL_PLATFORM_WORKER'
 
