@@ -216,8 +216,8 @@ function announce({ url, tidebaseUrl, isolation }: Awaited<ReturnType<typeof sta
   Pods      ${isolation}
 
   Next, in another terminal:
-    tidepool --url ${url} register --email you@example.com
-    tidepool init my-app && cd my-app && tidepool deploy
+    npx tidepool ${url === 'http://localhost:8080' ? '' : `--url ${url} `}register --email you@example.com
+    npx tidepool init my-app && cd my-app && npx tidepool deploy
 
 `)
 }
