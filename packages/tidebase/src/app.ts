@@ -44,7 +44,7 @@ export function createApp(
   const find = createRouter<RouteName>(routes)
   const authenticate = authenticator(engine.db.hot, options.apiKey)
   const metrics = createMetrics()
-  const handlers = handlersOf(engine, streams, metrics)
+  const handlers = handlersOf(engine, streams, metrics, (request) => app(request))
   const guard = originGuard(engine.settings.publicUrl, options)
 
   const admit = async ({ name, route }: Match<RouteName>, request: Request, { query }: Address): Promise<Caller> => {
@@ -74,6 +74,7 @@ export function createApp(
       query,
       body,
       headers,
+      request,
       get signals() {
         return [request.signal, options.stopping]
       },
@@ -81,7 +82,7 @@ export function createApp(
     return reply instanceof Response ? reply : json(200, reply)
   }
 
-  return async (request) => {
+  const app = async (request: Request): Promise<Response> => {
     const began = performance.now()
     let route = 'none'
     let cors: Record<string, string> = {}
@@ -110,6 +111,7 @@ export function createApp(
     metrics.observe(route, response.status, performance.now() - began)
     return response
   }
+  return app
 }
 
 /** EventSource cannot send headers. No other route takes a key in its address. */

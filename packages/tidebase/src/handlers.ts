@@ -41,6 +41,8 @@ export interface Input<Name extends RouteName> {
   query: QueryOf<Routes[Name]>
   body: BodyOf<Routes[Name]>
   headers: Headers
+  /** As it came; its body is unread where the route has none. */
+  request: Request
   /** Abort when the client goes away and when the server stops. Made when asked for. */
   readonly signals: readonly AbortSignal[]
 }
@@ -53,7 +55,12 @@ export type Handlers = {
 }
 
 /** The handlers of one server. */
-export function handlersOf(engine: Engine, streams: Streams, metrics: Metrics): Handlers {
+export function handlersOf(
+  engine: Engine,
+  streams: Streams,
+  metrics: Metrics,
+  answer: (request: Request) => Promise<Response>,
+): Handlers {
   const llms = llmsText()
   const document = JSON.stringify(openApiDocument(routes))
   const { cold, hot } = engine.db
@@ -71,6 +78,8 @@ export function handlersOf(engine: Engine, streams: Streams, metrics: Metrics): 
     llms: async () => new Response(llms, { headers: { 'content-type': 'text/plain; charset=utf-8' } }),
     metrics: async ({ caller }) =>
       new Response(await metrics.text(cold, caller), { headers: { 'content-type': metrics.contentType } }),
+    // Loaded when it is asked for the first time: most servers never are.
+    mcp: async ({ caller, request }) => (await import('./mcp.ts')).serveMcp(request, caller.scope, answer),
     openapi: async () => new Response(document, { headers: { 'content-type': 'application/json' } }),
 
     createRun: ({ caller, params, body }) => createRun(engine, caller, params.workflowName, body),

@@ -5,11 +5,11 @@ import { pino } from 'pino'
 import packageJson from '../package.json' with { type: 'json' }
 import { openDatabase } from './db.ts'
 import { EmbeddedError, startEmbedded } from './embedded.ts'
-import { ApiError } from './errors.ts'
+import { ApiError, StartError } from './errors.ts'
 import { createKey, listKeys, revokeKey } from './keys.ts'
 import { migrate } from './migrate.ts'
 import { setRetention } from './retention.ts'
-import { type ServerOptions, StartError, startServer } from './server.ts'
+import { type ServerOptions, startServer } from './server.ts'
 
 /** A SIGTERM is answered within this time, ms; then the process ends whatever is still under way. */
 const graceMs = 9_500
@@ -92,6 +92,16 @@ export async function main(argv: string[]): Promise<void> {
         print(json, { revoked: id }, `revoked ${id}`)
       }),
     )
+  program
+    .command('mcp')
+    .description(
+      'Serve MCP on standard input and output, for the server at TIDEBASE_URL with the key TIDEBASE_API_KEY.',
+    )
+    .action(async () => {
+      const { serveMcpStdio } = await import('./mcp.ts')
+      const { TIDEBASE_URL, TIDEBASE_API_KEY } = process.env
+      await serveMcpStdio(TIDEBASE_URL || 'http://127.0.0.1:7373', TIDEBASE_API_KEY || undefined)
+    })
   program
     .command('retention <days>')
     .description(

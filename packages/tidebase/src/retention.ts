@@ -87,7 +87,7 @@ interface ProjectRow {
   retention_days: number | null
 }
 
-function toProject(engine: Engine, row: ProjectRow | undefined): ReplyOf<Routes['getProject']> {
+function toProject(engine: Engine, row: ProjectRow | undefined): ReplyOf<Routes['configureProject']> {
   if (!row) throw new Error('the project was not found')
   const { name, retention_days: retentionDays } = row
   const effective = retentionDays ?? engine.settings.retentionDays ?? 0
@@ -100,7 +100,7 @@ export async function getProject(engine: Engine, caller: Caller): Promise<ReplyO
     'select name, retention_days from tidebase.projects where id = $1',
     [caller.project],
   )
-  return toProject(engine, row)
+  return { ...toProject(engine, row), scope: caller.scope }
 }
 
 /** Sets how long the caller's project keeps its ended runs. */

@@ -9,7 +9,7 @@ import { Coalescers } from './coalesce.ts'
 import { type Connection, type Database, openDatabase } from './db.ts'
 import { type Embedded, startEmbedded } from './embedded.ts'
 import type { Engine } from './engine.ts'
-import { ApiError } from './errors.ts'
+import { ApiError, StartError } from './errors.ts'
 import { EventFeed } from './feed.ts'
 import { type ApiKey, createKey } from './keys.ts'
 import { LiveEvents } from './live.ts'
@@ -78,19 +78,6 @@ export interface TidebaseServer {
    * @param graceMs how long requests under way may take, ms
    */
   stop(graceMs?: number): Promise<void>
-}
-
-/** A reason not to start, with what to do about it. */
-export class StartError extends Error {
-  readonly code: string
-  readonly hint: string
-
-  constructor(code: string, message: string, hint: string) {
-    super(message)
-    this.name = 'StartError'
-    this.code = code
-    this.hint = hint
-  }
 }
 
 const silent: Log = { info() {}, warn() {}, error() {} }

@@ -3,7 +3,7 @@ import { createChild } from './children.ts'
 import { getRun } from './detail.ts'
 import { streamEvents, streamProjectEvents } from './events.ts'
 import { beginGate, decideGate, gatePage, getGate, listGates, resolveGate } from './gates.ts'
-import { health, llms, metrics, openapi } from './operations.ts'
+import { health, llms, mcp, metrics, openapi } from './operations.ts'
 import { configureProject, getProject } from './projects.ts'
 import { claim, configureQueue, enqueue, enqueueBatch, listQueues, pauseQueue, resumeQueue } from './queues.ts'
 import {
@@ -31,6 +31,7 @@ export const routes = {
   openapi,
   llms,
   metrics,
+  mcp,
   createRun,
   listRuns,
   getRun,

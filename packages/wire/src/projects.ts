@@ -16,9 +16,9 @@ export const Project = z
 export const getProject = route({
   method: 'GET',
   path: '/project',
-  summary: 'The project of the key, and how long its ended runs are kept.',
-  scopes: ['worker', 'read'],
-  reply: z.object({ project: Project }),
+  summary: 'The project and scope of the key, and how long ended runs of the project are kept.',
+  scopes: ['worker', 'enqueue', 'read'],
+  reply: z.object({ project: Project, scope: z.enum(['admin', 'worker', 'enqueue', 'read']) }),
   errors: [],
 })
 
