@@ -158,6 +158,7 @@ function environment(flags: Flags): PlatformOptions {
       leaseMs: number('TIDEBASE_LEASE_MS'),
       reconcileMs: number('TIDEBASE_RECONCILE_MS'),
       webhookSecret: text('TIDEBASE_WEBHOOK_SECRET'),
+      allowPrivateWebhooks: text('TIDEBASE_ALLOW_PRIVATE_WEBHOOKS') === '1',
     },
   }
 }

@@ -14,6 +14,7 @@ import { Agent, createServer, request as httpRequest, type IncomingMessage, type
 import type { Duplex } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { type FileInfo, type Mail, type Space, TpError } from 'tidepool/kit'
+import { z } from 'zod'
 import type { Egress } from './egress.ts'
 import { errorBody, PlatformError } from './errors.ts'
 import type { Mailer } from './mail.ts'
@@ -40,6 +41,17 @@ export interface DataApiParts {
 }
 
 const maxBody = 96 * 1024 * 1024
+
+// In full, because the mailer would take objects in these places for files and addresses to attach.
+const MailShape: z.ZodType<Mail> = z.strictObject({
+  to: z.string(),
+  subject: z.string(),
+  text: z.string(),
+  html: z.string().optional(),
+  attachments: z
+    .array(z.strictObject({ filename: z.string(), content: z.string(), contentType: z.string() }))
+    .optional(),
+})
 
 interface Caller {
   pod: string
@@ -106,16 +118,9 @@ export async function startDataApi(path: string, parts: DataApiParts) {
     '/data/file': async ({ pod }, { name }) => ({ file: (await files.stat(pod, text(name) ?? '')) ?? null }),
     '/data/files': async ({ pod }, body) => ({ files: await files.list(pod, scanOptions(body)) }),
     '/data/mail': async ({ pod, retry }, { id, mail }) => {
-      if (
-        !isObject(mail) ||
-        typeof mail.to !== 'string' ||
-        typeof mail.subject !== 'string' ||
-        typeof mail.text !== 'string'
-      )
-        throw new PlatformError('invalid', 'A mail is {to, subject, text, html?, attachments?}.')
-      const { to, subject, text: body, html, attachments } = mail
-      const checked = { to, subject, text: body, html, attachments } as Mail
-      return { mail: await mailer.send(pod, checked, text(id), retry) }
+      const { success, data } = MailShape.safeParse(mail)
+      if (!success) throw new PlatformError('invalid', 'A mail is {to, subject, text, html?, attachments?}.')
+      return { mail: await mailer.send(pod, data, text(id), retry) }
     },
     '/data/mails': async ({ pod }, { id, limit, before }) =>
       id === undefined

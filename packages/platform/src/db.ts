@@ -46,6 +46,11 @@ function translate(error: unknown): unknown {
   if (error instanceof PlatformError || error instanceof Taken) return error
   if (error instanceof pg.DatabaseError && error.code) {
     if (error.code === '23505') return new Taken(error.constraint ?? '')
+    // NUL, or half of a surrogate pair: Postgres keeps no such text.
+    if (error.code === '22021' || error.code === '22P05')
+      return new PlatformError('invalid', 'A text contains a character that cannot be kept, such as NUL.', {
+        cause: error,
+      })
     if (!passing.test(error.code)) return error
   }
   return new PlatformError('unavailable', 'The database does not answer.', { cause: error })

@@ -27,7 +27,9 @@ const sent = ({ id, mail, status, at }: Row): SentMail => ({ ...mail, id, at: at
 
 /** Makes the mailer. */
 export function createMailer(db: Database, { smtpUrl, from }: MailOptions) {
-  const transport = smtpUrl ? createTransport(smtpUrl) : undefined
+  const transport = smtpUrl
+    ? createTransport({ url: smtpUrl, disableFileAccess: true, disableUrlAccess: true })
+    : undefined
 
   async function find(pod: string | null, id: string): Promise<SentMail | undefined> {
     const [row] = await db.query<Row>(

@@ -83,6 +83,8 @@ export interface PlatformOptions {
     leaseMs?: number
     reconcileMs?: number
     webhookSecret?: string
+    /** Whether runs, those of pods too, may name webhooks inside the network; not unless given. */
+    allowPrivateWebhooks?: boolean
   }
   /** How long a worker of deployments that is gone keeps them, ms. */
   log?: Log
@@ -216,7 +218,12 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Runn
         return { secrets: await readSecrets(db, master, pod, row.secrets_version) }
       },
       report: (pod, message) => replicas.report(pod, message),
-      tidebase: async (pod) => ({ url: embedded.url, key: await projectKey(embedded, master, `pod ${pod}`) }),
+      tidebase: async (pod) => {
+        // Elsewhere there is one key for all, and with it a pod would see the runs of the others.
+        if (!embedded.makeKey)
+          throw new PlatformError('forbidden', 'Pods have durable runs with the platform’s own Tidebase only.')
+        return { url: embedded.url, key: await projectKey(embedded, master, `pod ${pod}`) }
+      },
       onError: (error) => log.error({ err: error }, 'a call of a pod failed'),
     })
     closers.push(() => dataApi.close())
@@ -315,6 +322,7 @@ async function startTidebase(options: PlatformOptions, log: Log): Promise<Embedd
     host: tidebaseUrl ? '127.0.0.1' : tidebase.host,
     apiKey: tidebase.apiKey,
     webhookSecret: tidebase.webhookSecret,
+    allowPrivateWebhooks: tidebase.allowPrivateWebhooks ?? false,
     leaseMs: tidebase.leaseMs,
     reconcileMs: tidebase.reconcileMs,
     log,

@@ -59,9 +59,9 @@ export function createMaster(key: Buffer) {
     podToken: (pod: string, deployment: string) => `${pod}.${deployment}.${mac(`pod ${pod} ${deployment}`)}`,
     /** Whose token it is, or undefined. */
     readPodToken(token: string): { pod: string; deployment: string } | undefined {
-      const [pod = '', deployment = '', given = ''] = token.split('.')
-      const expected = Buffer.from(mac(`pod ${pod} ${deployment}`))
-      const presented = Buffer.from(given)
+      const [pod = '', deployment = ''] = token.split('.')
+      const expected = Buffer.from(`${pod}.${deployment}.${mac(`pod ${pod} ${deployment}`)}`)
+      const presented = Buffer.from(token)
       if (presented.length !== expected.length || !timingSafeEqual(presented, expected)) return undefined
       return { pod, deployment }
     },

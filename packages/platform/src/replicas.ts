@@ -11,6 +11,7 @@
  */
 import { request } from 'node:http'
 import { alivePath, type ErrorBody, nodeArguments } from 'tidepool/kit'
+import { connectInside } from './drivers/inside.ts'
 import type { Driver, Job, Started } from './drivers/process.ts'
 import { messageOf, PlatformError } from './errors.ts'
 import { newId } from './ids.ts'
@@ -391,7 +392,12 @@ export function ask(
 ): Promise<{ status: number; body: string }> {
   return new Promise((resolve, reject) => {
     const sent = request(
-      { socketPath, path, agent: false, headers: { host: 'localhost', ...headers }, timeout: timeoutMs },
+      {
+        createConnection: () => connectInside(socketPath).setTimeout(timeoutMs),
+        path,
+        headers: { host: 'localhost', ...headers },
+        timeout: timeoutMs,
+      },
       (answer) => {
         let body = ''
         answer.setEncoding('utf8')

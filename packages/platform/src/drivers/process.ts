@@ -183,12 +183,10 @@ function sandboxDriver(socket: string, dir: string): Driver {
         inside: async (name) => `/proc/${await pid}/root/tmp/${name}`,
         kill(signal) {
           // To node itself: bubblewrap, told to end, would not let it finish.
-          pid.then(
-            (id) => {
-              if (!over) process.kill(id, signal)
-            },
-            () => child.kill('SIGKILL'),
-          )
+          pid
+            .then((id) => over || process.kill(id, signal))
+            // Not begun, or gone already and bubblewrap about to end.
+            .catch(() => child.kill('SIGKILL'))
         },
       }
     },

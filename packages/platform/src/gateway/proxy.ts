@@ -11,9 +11,9 @@
  * knows.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { connect } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { type Dispatcher, Pool } from 'undici'
+import { connectInside, insideConnector } from '../drivers/inside.ts'
 import type { Fleet, Route } from '../fleet.ts'
 import type { Replica, Replicas } from '../replicas.ts'
 import { page, sendPage } from '../web/page.ts'
@@ -68,14 +68,13 @@ export function createProxy({ fleet, replicas, protocol, trustProxy }: ProxyOpti
     let pool = pools.get(replica.socket)
     if (!pool) {
       pool = new Pool('http://pod', {
-        socketPath: replica.socket,
         connections,
         pipelining: 1,
         // Answers may take as long as they like; the pod has its own limits, and streams have no end.
         headersTimeout: 0,
         bodyTimeout: 0,
         keepAliveTimeout: 30_000,
-        connect: { timeout: 2_000 },
+        connect: insideConnector(replica.socket),
       })
       pools.set(replica.socket, pool)
     }
@@ -281,7 +280,7 @@ export function createProxy({ fleet, replicas, protocol, trustProxy }: ProxyOpti
           return
         }
         take(replica, route.pod)
-        const far = connect(replica.socket)
+        const far = connectInside(replica.socket)
         far.once('close', () => {
           give(replica, route.pod)
           client.destroy()
