@@ -149,6 +149,7 @@ const create = endpoint({
         await tx.query('insert into platform.stores (pod) values ($1)', [pod.id])
         return pod
       })
+      await platform.fleet.settle()
       return { pod: toPod(platform, row), created: true }
     } catch (error) {
       if (!(error instanceof Taken)) throw error
