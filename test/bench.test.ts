@@ -8,6 +8,7 @@ test.each([
   ['steps', 'tidebase, '],
   ['queue', 'tidebase, '],
   ['pod', '| pod |'],
+  ['platform', '| gateway |'],
 ])('the benchmark %s runs', { timeout: 120_000 }, async (name, says) => {
   const program = fileURLToPath(new URL('../bench/run.ts', import.meta.url))
   const args = ['--conditions=source', '--import', 'tsx', program, name, '--quick', '--no-peers']
