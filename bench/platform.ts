@@ -200,13 +200,17 @@ export async function benchPlatform({ quick, rounds }: { quick: boolean; rounds:
 }
 
 function pageTable(results: PageResult[]): string {
-  const of = (way: Way, connections: number, key: keyof LoadResult) =>
-    median(results.filter((each) => each.way === way && each.connections === connections).map((each) => each[key]))
+  const all = (way: Way, connections: number, key: keyof LoadResult) =>
+    results.filter((each) => each.way === way && each.connections === connections).map((each) => each[key])
+  const of = (way: Way, connections: number, key: keyof LoadResult) => median(all(way, connections, key))
   const row = (way: Way) => {
-    if (!results.some((each) => each.way === way)) return `| ${way} | nginx is not installed | | | |`
-    const ratio = round(of('gateway', 32, 'perSecond') / of(way, 32, 'perSecond'))
-    const added = round(of(way, 1, 'p50ms') - of('direct', 1, 'p50ms'))
-    return `| ${way} | ${many(of(way, 32, 'perSecond'))} | ${of(way, 32, 'p50ms')} / ${of(way, 32, 'p99ms')} | ${ratio} | ${of(way, 1, 'p50ms')} (+${added}) |`
+    if (all(way, 32, 'perSecond').length === 0) return `| ${way} | nginx is not installed | | | |`
+    // Within a round the machine is most alike.
+    const rates = all(way, 32, 'perSecond')
+    const ratio = median(all('gateway', 32, 'perSecond').map((rate, n) => rate / (rates[n] ?? Number.NaN)))
+    const direct = all('direct', 1, 'p50ms')
+    const added = median(all(way, 1, 'p50ms').map((ms, n) => ms - (direct[n] ?? Number.NaN)))
+    return `| ${way} | ${many(of(way, 32, 'perSecond'))} | ${of(way, 32, 'p50ms')} / ${of(way, 32, 'p99ms')} | ${round(ratio)} | ${of(way, 1, 'p50ms')} (+${round(added)}) |`
   }
   const ways: Way[] = ['direct', 'gateway', 'nginx, 1 worker', 'nginx, a worker per core']
   return [
