@@ -8,7 +8,7 @@
  *
  * Invariants: forwarded headers are ours, never the client's; hop-by-hop headers stay on their hop; a slow reader slows
  * the pod's answer instead of filling memory; a request is counted on its replica until its last byte, so that draining
- * knows.
+ * knows. The HTTP spoken to pods is in pod-client.ts.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { connect } from 'node:net'
@@ -147,6 +147,8 @@ export function createProxy({ fleet, replicas, protocol, trustProxy }: ProxyOpti
     const method = req.method ?? 'GET'
     const repeatable = !hasBody && harmless.has(method)
     let over = false
+    /** The client reads slower than the pod writes. */
+    let held = false
     take(replica, route.pod)
     const release = () => {
       if (over) return
@@ -177,9 +179,13 @@ export function createProxy({ fleet, replicas, protocol, trustProxy }: ProxyOpti
           res.flushHeaders()
         },
         data(chunk) {
-          if (res.write(chunk)) return
+          if (res.write(chunk) || held) return
+          held = true
           call.pause()
-          res.once('drain', () => call.resume())
+          res.once('drain', () => {
+            held = false
+            call.resume()
+          })
         },
         end(last) {
           release()
