@@ -2,7 +2,6 @@
 // process of its own, round after round; then what a pod weighs, how soon it answers, and `tp.db` with 100,000 keys.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -10,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { openLocalBackend } from '../packages/tidepool/src/backend-local.ts'
 import { createDb } from '../packages/tidepool/src/kv.ts'
 import { percentile, repeat, round } from './client.ts'
+import { load as hammer } from './load.ts'
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url))
 
@@ -26,40 +26,6 @@ export interface PodResult {
   page: number
   get: number
   post: number
-}
-
-/** Sends one request again and again on some connections. @returns answers per second */
-function hammer(port: number, request: string, seconds: number, connections = 32): Promise<number> {
-  return new Promise((resolve, reject) => {
-    let answers = 0
-    const sockets = Array.from({ length: connections }, () => {
-      const socket = connect(port, '127.0.0.1').setNoDelay().setEncoding('latin1')
-      let received = ''
-      socket.on('data', (chunk: string) => {
-        received += chunk
-        const head = received.indexOf('\r\n\r\n')
-        if (head < 0) return
-        const length = Number(/content-length: (\d+)/i.exec(received.slice(0, head))?.[1] ?? Number.NaN)
-        if (!received.startsWith('HTTP/1.1 200') || Number.isNaN(length)) {
-          reject(new Error(`unexpected answer: ${received.slice(0, 300)}`))
-          return
-        }
-        if (received.length < head + 4 + length) return
-        received = ''
-        answers++
-        socket.write(request)
-      })
-      socket.on('error', () => {})
-      socket.write(request)
-      return socket
-    })
-    const began = performance.now()
-    setTimeout(() => {
-      const rate = answers / ((performance.now() - began) / 1000)
-      for (const socket of sockets) socket.destroy()
-      resolve(Math.round(rate))
-    }, seconds * 1000)
-  })
 }
 
 interface Server {
@@ -173,8 +139,9 @@ export async function benchPod({ quick, peers, rounds }: { quick: boolean; peers
         const result: PodResult = { system, page: 0, get: 0, post: 0 }
         for (const load of Object.keys(loads) as Load[]) {
           // Once unmeasured, so that all are as warm.
-          await hammer(server.port, loads[load], seconds / 3)
-          result[load] = await hammer(server.port, loads[load], seconds)
+          const target = { port: server.port, host: '127.0.0.1' }
+          await hammer(target, loads[load], { seconds: seconds / 3 })
+          result[load] = (await hammer(target, loads[load], { seconds })).perSecond
         }
         await stop(server)
         console.log(JSON.stringify({ ...result, startMs: server.startMs, ...(idleMb !== undefined && { idleMb }) }))

@@ -1,4 +1,4 @@
-// Runs a benchmark: `npm run bench -- steps|queue|waits|pod [--quick] [--no-peers] [--rounds N] [--only RUNS]`.
+// Runs a benchmark: `npm run bench -- steps|queue|waits|pod|platform [--quick] [--no-peers] [--rounds N] [--only RUNS]`.
 // One fresh embedded Postgres (fsync on) carries ours and the peers, one after the other, round after round; the table
 // at the end shows medians. The server is the bundled program in a process of its own, as a user runs it.
 import { execFile, spawn } from 'node:child_process'
@@ -12,6 +12,7 @@ import { parseArgs, promisify } from 'node:util'
 import { openDatabase } from '../packages/tidebase/src/db.ts'
 import { startEmbedded } from '../packages/tidebase/src/embedded.ts'
 import { round } from './client.ts'
+import { benchPlatform } from './platform.ts'
 import { benchPod } from './pod.ts'
 import { benchQueue, type QueueResult } from './queue.ts'
 import { benchSteps, type Mode, type StepsResult } from './steps.ts'
@@ -37,13 +38,19 @@ const rounds = Number(values.rounds ?? (quick ? 1 : 3))
 type Result = StepsResult | QueueResult | WaitsResult
 
 const folder = await mkdtemp(join(tmpdir(), 'tidebase-bench-'))
-if (peers && !existsSync(here('node_modules'))) {
+if (peers && name !== 'platform' && !existsSync(here('node_modules'))) {
   console.error('installing the peers into bench/node_modules …')
   await promisify(execFile)('npm', ['ci', '--ignore-scripts'], { cwd: here('.') })
 }
 if (name === 'pod') {
   await promisify(execFile)(process.execPath, [here('../scripts/build.mjs')])
   await benchPod({ quick, peers, rounds })
+  await rm(folder, { recursive: true, force: true })
+  process.exit(0)
+}
+if (name === 'platform') {
+  await promisify(execFile)(process.execPath, [here('../scripts/build.mjs')])
+  await keep(await benchPlatform({ quick, rounds }))
   await rm(folder, { recursive: true, force: true })
   process.exit(0)
 }
@@ -64,9 +71,7 @@ try {
         ? waitsTable(results as WaitsResult[])
         : stepsTable(results as StepsResult[])
   console.log(`\n${table}`)
-  await mkdir(here('results'), { recursive: true })
-  const file = here(`results/${name}-${new Date().toISOString().replace(/[:.]/g, '-')}.json`)
-  await writeFile(file, `${JSON.stringify({ name, cores: cpus().length, rounds, results }, null, 2)}\n`)
+  await keep(results)
 } finally {
   await postgres.stop()
   await rm(folder, { recursive: true, force: true })
@@ -99,6 +104,12 @@ function waitsMeasures(): (() => Promise<Result>)[] {
     ? { parked: 200, wakes: 5, waiting: [0, 1_000] }
     : { parked: 10_000, wakes: 100, waiting: [0, 10_000, 100_000] }
   return [() => withServer((url, databaseUrl) => benchWaits(url, databaseUrl, load))]
+}
+
+async function keep(results: unknown): Promise<void> {
+  await mkdir(here('results'), { recursive: true })
+  const file = here(`results/${name}-${new Date().toISOString().replace(/[:.]/g, '-')}.json`)
+  await writeFile(file, `${JSON.stringify({ name, cores: cpus().length, rounds, results }, null, 2)}\n`)
 }
 
 /** A database of its own, dropped afterwards. */

@@ -9,6 +9,7 @@ test.each([
   ['queue', 'tidebase, '],
   ['waits', 'parked runs'],
   ['pod', '| pod |'],
+  ['platform', '| gateway |'],
 ])('the benchmark %s runs', { timeout: 120_000 }, async (name, says) => {
   const program = fileURLToPath(new URL('../bench/run.ts', import.meta.url))
   const args = ['--conditions=source', '--import', 'tsx', program, name, '--quick', '--no-peers']

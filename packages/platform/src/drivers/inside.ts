@@ -4,7 +4,6 @@
 import { closeSync, constants, fstatSync, openSync } from 'node:fs'
 import { connect, Socket } from 'node:net'
 import { basename, dirname } from 'node:path'
-import type { buildConnector } from 'undici'
 
 /** O_PATH of Linux: a handle of the file itself, whatever it is. */
 const handleOnly = 0o10000000
@@ -36,18 +35,5 @@ export function connectInside(path: string): Socket {
     return none
   } finally {
     for (const handle of handles) closeSync(handle)
-  }
-}
-
-/** The same for undici. */
-export function insideConnector(path: string): buildConnector.connector {
-  return (_options, callback) => {
-    const socket = connectInside(path)
-    const failed = (error: Error) => callback(error, null)
-    socket.once('error', failed)
-    socket.once('connect', () => {
-      socket.off('error', failed)
-      callback(null, socket)
-    })
   }
 }

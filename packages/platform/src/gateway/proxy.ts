@@ -8,20 +8,22 @@
  *
  * Invariants: forwarded headers are ours, never the client's; hop-by-hop headers stay on their hop; a slow reader slows
  * the pod's answer instead of filling memory; a request is counted on its replica until its last byte, so that draining
- * knows.
+ * knows. The HTTP spoken to pods is in pod-client.ts.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
-import { type Dispatcher, Pool } from 'undici'
-import { connectInside, insideConnector } from '../drivers/inside.ts'
+import { connectInside } from '../drivers/inside.ts'
 import type { Fleet, Route } from '../fleet.ts'
 import type { Replica, Replicas } from '../replicas.ts'
 import { page, sendPage } from '../web/page.ts'
+import { hopByHop } from './answer.ts'
 import { choose } from './balancer.ts'
+import { createPodClient, type PodCall, type PodClient } from './pod-client.ts'
+import { tunnel } from './tunnel.ts'
 
 export interface ProxyOptions {
-  fleet: Fleet
-  replicas: Replicas
+  fleet: Pick<Fleet, 'route'>
+  replicas: Pick<Replicas, 'healthy' | 'of' | 'groups' | 'released'>
   /** http or https, as clients see it. */
   protocol: string
   /** A proxy in front of this one tells who the client is. */
@@ -32,22 +34,11 @@ export interface ProxyOptions {
 const patienceMs = 10_000
 /** Requests of one pod under way at once. */
 const maxInFlight = 2_000
-const connections = 128
 
-const hopByHop = new Set([
-  'connection',
-  'keep-alive',
-  'proxy-connection',
-  'proxy-authenticate',
-  'proxy-authorization',
-  'te',
-  'trailer',
-  'transfer-encoding',
-  'upgrade',
-  'expect',
-])
-/** Told by this gateway, whatever the client says. */
-const forwarded = new Set([
+/** Not passed on as the client says them: told by this gateway, or by the framing of the body. */
+const ours = new Set([
+  ...hopByHop,
+  'content-length',
   'forwarded',
   'x-forwarded-for',
   'x-forwarded-host',
@@ -55,47 +46,41 @@ const forwarded = new Set([
   'x-forwarded-port',
   'x-real-ip',
 ])
-const repeatable = new Set(['GET', 'HEAD', 'OPTIONS'])
+/** Bodies up to this many bytes travel with their head, in one write. */
+const smallBody = 16_384
+const harmless = new Set(['GET', 'HEAD', 'OPTIONS'])
 
 /** Makes the proxy. */
 export function createProxy({ fleet, replicas, protocol, trustProxy }: ProxyOptions) {
-  const pools = new Map<string, Pool>()
+  const clients = new Map<string, PodClient>()
   const inFlight = new Map<string, number>()
   /** Requests that wait for a replica of a pod. */
   const waiting = new Map<string, Set<() => void>>()
 
-  function poolOf(replica: Replica): Pool {
-    let pool = pools.get(replica.socket)
-    if (!pool) {
-      pool = new Pool('http://pod', {
-        connections,
-        pipelining: 1,
-        // Answers may take as long as they like; the pod has its own limits, and streams have no end.
-        headersTimeout: 0,
-        bodyTimeout: 0,
-        keepAliveTimeout: 30_000,
-        connect: insideConnector(replica.socket),
-      })
-      pools.set(replica.socket, pool)
+  function clientOf(replica: Replica): PodClient {
+    let client = clients.get(replica.socket)
+    if (!client) {
+      client = createPodClient(replica.socket)
+      clients.set(replica.socket, client)
     }
-    return pool
+    return client
   }
 
-  function headersOf(req: IncomingMessage): string[] {
+  /** Request line and headers as the pod gets them. */
+  function headOf(req: IncomingMessage): string {
     const raw = req.rawHeaders
-    const headers: string[] = []
     const named = req.headers.connection
     const also = named && named !== 'keep-alive' ? named.toLowerCase().split(/\s*,\s*/) : undefined
     let client = req.socket.remoteAddress ?? ''
+    let head = `${req.method} ${req.url} HTTP/1.1\r\n`
     for (let at = 0; at < raw.length; at += 2) {
       const name = raw[at] ?? ''
       const lower = name.toLowerCase()
       if (trustProxy && lower === 'x-forwarded-for') client = `${raw[at + 1]}, ${client}`
-      if (hopByHop.has(lower) || forwarded.has(lower) || also?.includes(lower)) continue
-      headers.push(name, raw[at + 1] ?? '')
+      if (ours.has(lower) || also?.includes(lower)) continue
+      head += `${name}: ${raw[at + 1]}\r\n`
     }
-    headers.push('x-forwarded-for', client, 'x-forwarded-proto', protocol, 'x-forwarded-host', req.headers.host ?? '')
-    return headers
+    return `${head}x-forwarded-for: ${client}\r\nx-forwarded-proto: ${protocol}\r\nx-forwarded-host: ${req.headers.host ?? ''}\r\n`
   }
 
   function refuse(
@@ -158,13 +143,13 @@ export function createProxy({ fleet, replicas, protocol, trustProxy }: ProxyOpti
   }
 
   function forward(req: IncomingMessage, res: ServerResponse, route: Route, replica: Replica, retries: number): void {
-    const hasBody =
-      req.headers['content-length'] !== undefined
-        ? req.headers['content-length'] !== '0'
-        : req.headers['transfer-encoding'] !== undefined
-    let control: Dispatcher.DispatchController | undefined
-    let sent = false
+    const { 'content-length': length, 'transfer-encoding': coding } = req.headers
+    const hasBody = length !== undefined ? length !== '0' : coding !== undefined
+    const method = req.method ?? 'GET'
+    const repeatable = !hasBody && harmless.has(method)
     let over = false
+    /** The client reads slower than the pod writes. */
+    let held = false
     take(replica, route.pod)
     const release = () => {
       if (over) return
@@ -173,64 +158,59 @@ export function createProxy({ fleet, replicas, protocol, trustProxy }: ProxyOpti
       give(replica, route.pod)
     }
     const gone = () => {
-      if (!over) control?.abort(new Error('the client went away'))
+      if (!over) call.abort()
       release()
     }
     res.once('close', gone)
 
-    const failed = (error: Error & { code?: string }) => {
-      const wasOver = over
-      release()
-      if (wasOver) return
-      if (res.headersSent) return void res.destroy()
-      const never = !sent || ['ECONNREFUSED', 'ENOENT', 'UND_ERR_CONNECT_TIMEOUT'].includes(error.code ?? '')
-      const again = !hasBody && (never || repeatable.has(req.method ?? ''))
-      if (again && retries > 0) return start(req, res, route.name, retries - 1, replica)
-      refuse(
-        req,
-        res,
-        502,
-        'bad_gateway',
-        'The app ended before it answered',
-        'It is being started again: try in a moment. The owner finds the reason with `tidepool logs`.',
-      )
-    }
-
-    poolOf(replica).dispatch(
+    const call: PodCall = clientOf(replica).send(
       {
-        path: req.url ?? '/',
-        method: (req.method ?? 'GET') as Dispatcher.HttpMethod,
-        headers: headersOf(req),
-        body: hasBody ? req : null,
+        method,
+        // An empty body is no body, but the client has said so.
+        head: length === '0' ? `${headOf(req)}content-length: 0\r\n` : headOf(req),
+        body: hasBody ? req : undefined,
+        length,
+        repeatable,
       },
       {
-        onRequestStart(controller) {
-          control = controller
-          sent = true
-          if (over) controller.abort(new Error('the client went away'))
-        },
-        onResponseStart(controller, status, _headers, message) {
-          if (status < 200) return
-          const raw = controller.rawHeaders
-          const headers: string[] = []
-          if (Array.isArray(raw))
-            for (let at = 0; at < raw.length; at += 2) {
-              const name = String(raw[at])
-              if (!hopByHop.has(name.toLowerCase())) headers.push(name, latin(raw[at + 1]))
-            }
+        head(status, message, headers) {
           res.writeHead(status, message, headers)
         },
-        onResponseData(controller, chunk) {
-          if (res.write(chunk)) return
-          controller.pause()
-          res.once('drain', () => controller.resume())
+        waiting() {
+          res.flushHeaders()
         },
-        onResponseEnd() {
+        data(chunk) {
+          if (res.write(chunk) || held) return
+          held = true
+          call.pause()
+          res.once('drain', () => {
+            held = false
+            call.resume()
+          })
+        },
+        end(last) {
           release()
-          res.end()
+          if (!last) res.end()
+          else if (last.length <= smallBody) res.end(last.toString('latin1'), 'latin1')
+          else res.end(last)
         },
-        onResponseError(_controller, error) {
-          failed(error)
+        failed(_error, stage) {
+          const wasOver = over
+          release()
+          if (wasOver) return
+          if (res.headersSent) return void res.destroy()
+          // An answer that cannot be written down may have left its reason phrase.
+          res.statusMessage = ''
+          const again = stage === 'unsent' || (stage === 'sent' && repeatable)
+          if (again && retries > 0) return start(req, res, route.name, retries - 1, replica)
+          refuse(
+            req,
+            res,
+            502,
+            'bad_gateway',
+            'The app ended before it answered',
+            'It is being started again: try in a moment. The owner finds the reason with `tidepool logs`.',
+          )
         },
       },
     )
@@ -281,18 +261,8 @@ export function createProxy({ fleet, replicas, protocol, trustProxy }: ProxyOpti
         }
         take(replica, route.pod)
         const far = connectInside(replica.socket)
-        far.once('close', () => {
-          give(replica, route.pod)
-          client.destroy()
-        })
-        far.on('error', () => client.destroy())
-        client.once('close', () => far.destroy())
-        const headers = [...headersOf(req), 'connection', 'Upgrade', 'upgrade', req.headers.upgrade ?? 'websocket']
-        let text = `${req.method} ${req.url} HTTP/1.1\r\n`
-        for (let at = 0; at < headers.length; at += 2) text += `${headers[at]}: ${headers[at + 1]}\r\n`
-        far.write(`${text}\r\n`, 'latin1')
-        if (head.length > 0) far.write(head)
-        far.pipe(client).pipe(far)
+        far.once('close', () => give(replica, route.pod))
+        tunnel(req, client, far, headOf(req), head)
       })
     },
     /** A replica of the pod became healthy or ceased to be. */
@@ -301,22 +271,17 @@ export function createProxy({ fleet, replicas, protocol, trustProxy }: ProxyOpti
       const live = new Set(replicas.of(pod).map(({ socket }) => socket))
       for (const { pod: each, deployment } of replicas.groups())
         if (each !== pod) for (const { socket } of replicas.healthy(each, deployment)) live.add(socket)
-      for (const [socket, pool] of pools)
-        if (!live.has(socket) && pool.stats.running === 0) {
-          pools.delete(socket)
-          void pool.destroy().catch(() => {})
+      for (const [socket, client] of clients)
+        if (!live.has(socket) && !client.busy) {
+          clients.delete(socket)
+          client.close()
         }
     },
     async close(): Promise<void> {
-      await Promise.all([...pools.values()].map((pool) => pool.destroy().catch(() => {})))
-      pools.clear()
+      for (const client of clients.values()) client.close()
+      clients.clear()
     },
   }
 }
 
 export type Proxy = ReturnType<typeof createProxy>
-
-/** Headers are bytes; what a pod wrote as UTF-8 must come out so. */
-function latin(value: Buffer | string | undefined): string {
-  return Buffer.isBuffer(value) ? value.toString('latin1') : String(value ?? '')
-}
