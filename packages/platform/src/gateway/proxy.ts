@@ -183,6 +183,9 @@ export function createProxy({ fleet, replicas, protocol, trustProxy }: ProxyOpti
       release()
       if (wasOver) return
       if (res.headersSent) return void res.destroy()
+      // The same anywhere, so not tried elsewhere.
+      if (error.code === 'UND_ERR_INVALID_ARG')
+        return refuse(req, res, 400, 'bad_request', 'The request cannot be passed on', 'Check its path and headers.')
       const never = !sent || ['ECONNREFUSED', 'ENOENT', 'UND_ERR_CONNECT_TIMEOUT'].includes(error.code ?? '')
       const again = !hasBody && (never || repeatable.has(req.method ?? ''))
       if (again && retries > 0) return start(req, res, route.name, retries - 1, replica)
