@@ -1,4 +1,4 @@
-// Runs a benchmark: `npm run bench -- steps|queue|pod [--quick] [--no-peers] [--rounds N] [--only RUNS]`.
+// Runs a benchmark: `npm run bench -- steps|queue|waits|pod [--quick] [--no-peers] [--rounds N] [--only RUNS]`.
 // One fresh embedded Postgres (fsync on) carries ours and the peers, one after the other, round after round; the table
 // at the end shows medians. The server is the bundled program in a process of its own, as a user runs it.
 import { execFile, spawn } from 'node:child_process'
@@ -15,6 +15,7 @@ import { round } from './client.ts'
 import { benchPod } from './pod.ts'
 import { benchQueue, type QueueResult } from './queue.ts'
 import { benchSteps, type Mode, type StepsResult } from './steps.ts'
+import { benchWaits, type WaitsResult } from './waits.ts'
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url))
 const { values, positionals } = parseArgs({
@@ -33,7 +34,7 @@ const peers = !values['no-peers']
 const only = values.only === undefined ? undefined : [Number(values.only)]
 const rounds = Number(values.rounds ?? (quick ? 1 : 3))
 
-type Result = StepsResult | QueueResult
+type Result = StepsResult | QueueResult | WaitsResult
 
 const folder = await mkdtemp(join(tmpdir(), 'tidebase-bench-'))
 if (peers && !existsSync(here('node_modules'))) {
@@ -50,13 +51,18 @@ const postgres = await startEmbedded({ dataDir: folder })
 try {
   const results: Result[] = []
   for (let n = 0; n < rounds; n++) {
-    for (const measure of name === 'queue' ? queueMeasures() : stepMeasures()) {
+    for (const measure of name === 'queue' ? queueMeasures() : name === 'waits' ? waitsMeasures() : stepMeasures()) {
       const result = await measure()
       console.log(JSON.stringify(result))
       results.push(result)
     }
   }
-  const table = name === 'queue' ? queueTable(results as QueueResult[]) : stepsTable(results as StepsResult[])
+  const table =
+    name === 'queue'
+      ? queueTable(results as QueueResult[])
+      : name === 'waits'
+        ? waitsTable(results as WaitsResult[])
+        : stepsTable(results as StepsResult[])
   console.log(`\n${table}`)
   await mkdir(here('results'), { recursive: true })
   const file = here(`results/${name}-${new Date().toISOString().replace(/[:.]/g, '-')}.json`)
@@ -88,6 +94,13 @@ function queueMeasures(): (() => Promise<Result>)[] {
   })
 }
 
+function waitsMeasures(): (() => Promise<Result>)[] {
+  const load = quick
+    ? { parked: 200, wakes: 5, waiting: [0, 1_000] }
+    : { parked: 10_000, wakes: 100, waiting: [0, 10_000, 100_000] }
+  return [() => withServer((url, databaseUrl) => benchWaits(url, databaseUrl, load))]
+}
+
 /** A database of its own, dropped afterwards. */
 async function withDatabase<T>(work: (url: string) => Promise<T>): Promise<T> {
   const { host, port, user } = postgres.connection
@@ -105,7 +118,7 @@ async function withDatabase<T>(work: (url: string) => Promise<T>): Promise<T> {
   }
 }
 
-function withServer(work: (url: string) => Promise<Result>): Promise<Result> {
+function withServer(work: (url: string, databaseUrl: string) => Promise<Result>): Promise<Result> {
   return withDatabase(async (databaseUrl) => {
     const bin = here('../packages/tidebase/bin/tidebase.mjs')
     const server = spawn(process.execPath, [bin, 'start', '--json'], {
@@ -117,7 +130,7 @@ function withServer(work: (url: string) => Promise<Result>): Promise<Result> {
       for await (const line of createInterface({ input: server.stdout })) {
         const url = /"url":"([^"]+)"/.exec(line)?.[1]
         if (!url) continue
-        const result = await work(url)
+        const result = await work(url, databaseUrl)
         return { ...result, serverMb: await residentMb(server.pid ?? 0) }
       }
       throw new Error('the server did not start')
@@ -183,5 +196,16 @@ function queueTable(results: QueueResult[]): string {
     '| | enqueue/s, one by one | claim + complete /s | idle worker has it after, ms (p50 / p99) |',
     '|---|---|---|---|',
     ...systems.map(row),
+  ].join('\n')
+}
+
+function waitsTable(results: WaitsResult[]): string {
+  const of = (key: (result: WaitsResult) => number) => median(results.map(key)).toLocaleString('en')
+  const [first] = results
+  const counts = Object.keys(first?.tickMs ?? {}).map(Number)
+  return [
+    `| ${first?.parked.toLocaleString('en')} parked runs all woken and claimed, s | one woken, idle worker has it, ms (p50 / p99) | ${counts.map((count) => `round of the reconciler, ${count.toLocaleString('en')} waiting, ms`).join(' | ')} |`,
+    `|---|---|${counts.map(() => '---').join('|')}|`,
+    `| ${of(({ wokenInS }) => wokenInS)} | ${of(({ wakeP50ms }) => wakeP50ms)} / ${of(({ wakeP99ms }) => wakeP99ms)} | ${counts.map((count) => of(({ tickMs }) => tickMs[count] ?? Number.NaN)).join(' | ')} |`,
   ].join('\n')
 }

@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { buildIfStale } from './build.mjs'
 
 /** In the order in which they depend on each other. */
-const packages = ['wire', 'sdk', 'tidebase', 'tidepool']
+const packages = ['wire', 'sdk', 'tidebase', 'tidepool', 'platform']
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const out = resolve(process.argv[2] ?? join(root, 'release'))
@@ -73,7 +73,7 @@ function tryOut() {
     )
     const said = run(process.execPath, ['user.js'], dir)
     if (said !== 'function function function') throw new Error(`the installed packages said: ${said}`)
-    for (const program of ['tidebase', 'tidepool']) {
+    for (const program of ['tidebase', 'tidepool', 'tidepool-platform']) {
       const version = run(join(dir, 'node_modules/.bin', program), ['--version'], dir)
       if (!versions.has(version)) throw new Error(`${program} --version printed ${version}`)
     }

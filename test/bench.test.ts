@@ -7,6 +7,7 @@ import { expect, test } from 'vitest'
 test.each([
   ['steps', 'tidebase, '],
   ['queue', 'tidebase, '],
+  ['waits', 'parked runs'],
   ['pod', '| pod |'],
 ])('the benchmark %s runs', { timeout: 120_000 }, async (name, says) => {
   const program = fileURLToPath(new URL('../bench/run.ts', import.meta.url))

@@ -77,6 +77,7 @@ create table tidebase.events (
   created_at timestamp with time zone default now() not null,
   PRIMARY KEY (project, run_id, seq)
 );
+create index events_by_id ON tidebase.events USING btree (id, project);
 
 create table tidebase.gates (
   project integer not null,
@@ -114,8 +115,10 @@ create table tidebase.projects (
   name text not null,
   secret bytea default decode(replace(((gen_random_uuid())::text || (gen_random_uuid())::text), '-'::text, ''::text), 'hex'::text) not null,
   created_at timestamp with time zone default now() not null,
+  retention_days integer,
   UNIQUE (name),
-  PRIMARY KEY (id)
+  PRIMARY KEY (id),
+  CHECK ((retention_days >= 0))
 );
 
 create table tidebase.queue_claims (
@@ -144,8 +147,12 @@ create table tidebase.queues (
   paused boolean default false not null,
   created_at timestamp with time zone default now() not null,
   updated_at timestamp with time zone default now() not null,
+  per_key_concurrency integer,
+  keyed boolean default false not null,
+  last_key text default ''::text not null,
   PRIMARY KEY (project, name),
   CHECK ((concurrency > 0)),
+  CHECK ((per_key_concurrency > 0)),
   CHECK ((rate_per_minute > 0))
 );
 create index queues_pushed ON tidebase.queues USING btree (project, name) WHERE ((invoke_url IS NOT NULL) AND (NOT paused));
@@ -189,6 +196,8 @@ create table tidebase.runs (
   created_at timestamp with time zone default now() not null,
   updated_at timestamp with time zone default now() not null,
   completed_at timestamp with time zone,
+  has_streams boolean default false not null,
+  concurrency_key text,
   PRIMARY KEY (id, project),
   CHECK ((status = ANY (ARRAY['pending'::text, 'queued'::text, 'running'::text, 'waiting'::text, 'completed'::text, 'failed'::text, 'cancelled'::text])))
 ) with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autovacuum_analyze_scale_factor=0.02);
@@ -199,10 +208,13 @@ create index runs_by_time ON tidebase.runs USING btree (project, created_at);
 create index runs_by_workflow ON tidebase.runs USING btree (project, workflow_name, created_at);
 create index runs_deadline ON tidebase.runs USING btree (deadline_at) WHERE ((deadline_at IS NOT NULL) AND (status = ANY (ARRAY['pending'::text, 'queued'::text, 'running'::text, 'waiting'::text])));
 create unique index runs_dedupe ON tidebase.runs USING btree (project, queue, dedupe_key) WHERE ((dedupe_key IS NOT NULL) AND (status = ANY (ARRAY['queued'::text, 'running'::text, 'waiting'::text])));
+create index runs_ended ON tidebase.runs USING btree (project, completed_at) WHERE (completed_at IS NOT NULL);
 create index runs_leased ON tidebase.runs USING btree (project) WHERE ((status = 'running'::text) AND (lease_owner IS NOT NULL) AND (orphaned_at IS NULL));
 create index runs_orphaned ON tidebase.runs USING btree (orphaned_at) WHERE ((orphaned_at IS NOT NULL) AND (status = 'running'::text) AND (recovery_webhook IS NOT NULL));
-create index runs_ready ON tidebase.runs USING btree (project, queue, priority DESC, run_at) WHERE (status = 'queued'::text);
+create index runs_ready ON tidebase.runs USING btree (project, queue, priority DESC, run_at) WHERE ((status = 'queued'::text) AND (concurrency_key IS NULL));
+create index runs_ready_keyed ON tidebase.runs USING btree (project, queue, concurrency_key, priority DESC, run_at) WHERE ((status = 'queued'::text) AND (concurrency_key IS NOT NULL));
 create index runs_running ON tidebase.runs USING btree (project, queue) WHERE ((status = 'running'::text) AND (queue IS NOT NULL));
+create index runs_running_keyed ON tidebase.runs USING btree (project, queue, concurrency_key) WHERE ((status = 'running'::text) AND (concurrency_key IS NOT NULL));
 
 create table tidebase.schedules (
   project integer not null,
@@ -219,6 +231,7 @@ create table tidebase.schedules (
   last_enqueued_at timestamp with time zone,
   created_at timestamp with time zone default now() not null,
   updated_at timestamp with time zone default now() not null,
+  last_fire_at timestamp with time zone,
   PRIMARY KEY (project, name),
   CHECK ((catch_up = ANY (ARRAY['none'::text, 'last'::text, 'all'::text])))
 );
@@ -304,6 +317,26 @@ create table tidebase.steps (
   CHECK ((review = ANY (ARRAY['open'::text, 'fail'::text]))),
   CHECK ((status = ANY (ARRAY['running'::text, 'completed'::text, 'failed_retryable'::text, 'manual_review'::text, 'failed'::text])))
 ) with (fillfactor=85);
+
+create table tidebase.stream_chunks (
+  project integer not null,
+  run_id uuid not null,
+  stream text not null,
+  epoch integer not null,
+  at integer not null,
+  chunk text not null,
+  PRIMARY KEY (run_id, stream, epoch, at, project)
+);
+
+create table tidebase.streams (
+  project integer not null,
+  run_id uuid not null,
+  name text not null,
+  epoch integer default (EXTRACT(epoch FROM now()))::integer not null,
+  next_offset integer not null,
+  updated_at timestamp with time zone default now() not null,
+  PRIMARY KEY (run_id, name, project)
+) with (fillfactor=50);
 
 create table tidebase.usage (
   project integer not null,

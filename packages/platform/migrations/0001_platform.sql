@@ -99,6 +99,8 @@ create table platform.deployments (
   rollback_of text,
   -- A snapshot whose data the switch brings back.
   restores text,
+  -- The snapshot of how it was before: taken earlier, when a push replaced data first; else the switch takes one.
+  before text,
   message text,
   -- Its run, whose id is chosen here, so that enqueueing may be repeated.
   run text not null,

@@ -13,7 +13,7 @@ import { codes, messageOf, PlatformError } from './errors.ts'
 import { type PlatformOptions, startPlatform } from './main.ts'
 
 const graceMs = 15_000
-const backoffMs = { first: 200, most: 10_000, forgetAfter: 60_000 }
+const backoffMs = { first: 200, most: 10_000, forgetAfter: 3_000 }
 /** Tells the process that does the work from its parent. */
 const workerMark = 'TIDEPOOL_PLATFORM_WORKER'
 
@@ -217,8 +217,8 @@ function announce({ url, tidebaseUrl, isolation }: Awaited<ReturnType<typeof sta
   Pods      ${isolation}
 
   Next, in another terminal:
-    tidepool --url ${url} register --email you@example.com
-    tidepool init my-app && cd my-app && tidepool deploy
+    npx tidepool ${url === 'http://localhost:8080' ? '' : `--url ${url} `}register --email you@example.com
+    npx tidepool init my-app && cd my-app && npx tidepool deploy
 
 `)
 }

@@ -86,12 +86,13 @@ async function goLive(platform: Platform, pod: PodRow, row: DeploymentRow): Prom
         "update platform.deployments set status = 'superseded' where id = $1 returning *",
         [now.deployment],
       )
-      await takeSnapshot(tx, {
-        pod: pod.id,
-        reason: row.restores ? 'undo' : 'deploy',
-        deployment: now.deployment,
-        secretsVersion: old?.secrets_version ?? now.secrets_version,
-      })
+      if (!row.before)
+        await takeSnapshot(tx, {
+          pod: pod.id,
+          reason: row.restores ? 'undo' : 'deploy',
+          deployment: now.deployment,
+          secretsVersion: old?.secrets_version ?? now.secrets_version,
+        })
     }
     if (row.restores) await restoreSnapshot(tx, pod.id, row.restores)
     await tx.query("update platform.pods set deployment = $2, status = 'running', secrets_version = $3 where id = $1", [

@@ -40,6 +40,7 @@ export interface DeploymentRow {
   secrets_version: number
   rollback_of: string | null
   restores: string | null
+  before: string | null
   message: string | null
   run: string
   steps: StepState[]
@@ -116,6 +117,7 @@ interface NewDeployment {
   secretsVersion?: number
   rollbackOf?: string
   restores?: string
+  before?: string | null
   message?: string | null
 }
 
@@ -159,8 +161,8 @@ export function createDeploys(platform: Platform) {
       const version =
         wanted.secretsVersion ?? (await changeSecrets(tx, master, pod.id, wanted.secrets ?? { set: {}, unset: [] }))
       const [made] = await tx.query<DeploymentRow>(
-        `insert into platform.deployments (id, pod, number, files, secrets_version, rollback_of, restores, message, run)
-         select $1, $2, coalesce(max(number), 0) + 1, $3, $4, $5, $6, $7, $8 from platform.deployments where pod = $2
+        `insert into platform.deployments (id, pod, number, files, secrets_version, rollback_of, restores, before, message, run)
+         select $1, $2, coalesce(max(number), 0) + 1, $3, $4, $5, $6, (select id from platform.snapshots where id = $7 and pod = $2), $8, $9 from platform.deployments where pod = $2
          returning *`,
         [
           newId(),
@@ -169,6 +171,7 @@ export function createDeploys(platform: Platform) {
           version,
           wanted.rollbackOf ?? null,
           wanted.restores ?? null,
+          wanted.before ?? null,
           wanted.message ?? null,
           newRunId(),
         ],
@@ -227,6 +230,10 @@ const deploy = endpoint({
     files: z.array(sourceFile).min(1).max(sourceLimits.files),
     secrets: SecretsPatch.optional(),
     message: z.string().max(500).nullish(),
+    before: z
+      .string()
+      .nullish()
+      .describe('A snapshot that this push took before it replaced data: one undo takes back both'),
   }),
   reply: z.object({ deployment: Deployment }),
   errors: ['invalid', 'too_large', 'missing_files', 'deploy_running', 'no_sandbox', 'forbidden'],

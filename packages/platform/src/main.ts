@@ -258,12 +258,13 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Runn
       else client.destroy()
     })
 
-    await takeOver(platform, embedded.url, tidebaseKey)
     await fleet.settle()
     ready = true
     for (const answer of early) answer()
 
     tide.workflow('deploy', (run, input: { deployment: string }) => runDeploy(platform, run, input))
+    const resumed = await takeOver(platform, stopping.signal)
+    closers.push(() => Promise.all(resumed))
     const working = tide
       .work({
         queues: ['deploys'],
@@ -363,18 +364,25 @@ function projectKey(
   return making
 }
 
-/** Runs of deployments that the last process of this platform had: given up at once, not after their lease. */
-async function takeOver({ db, tide }: Platform, url: string, key: string): Promise<void> {
-  const rows = await db.query<{ run: string }>("select run from platform.deployments where status = 'running'")
-  for (const { run: id } of rows) {
-    const found = await tide.runs.get(id, { include: ['run'] }).catch(() => undefined)
-    if (found?.run.status !== 'running' || !found.run.leaseOwner) continue
-    await fetch(`${url}/runs/${id}/fail`, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json', ...(key && { authorization: `Bearer ${key}` }) },
-      body: JSON.stringify({ error: 'The platform was restarted.', leaseOwner: found.run.leaseOwner }),
-    })
-  }
+/**
+ * Goes on at once with the deployments that the last process of this platform had under way: under its lease, which
+ * would otherwise have to run out first.
+ */
+async function takeOver({ db, tide, log }: Platform, signal: AbortSignal): Promise<Promise<unknown>[]> {
+  const rows = await db.query<{ run: string }>(
+    "select run from platform.deployments where status = 'running' or (status = 'live' and ended_at is null)",
+  )
+  const found = await Promise.all(
+    rows.map(({ run }) => tide.runs.get(run, { include: ['run'] }).catch(() => undefined)),
+  )
+  return found.flatMap((each) => {
+    const { id, status, leaseOwner } = each?.run ?? {}
+    if (!id || status !== 'running' || !leaseOwner) return []
+    const going = tide
+      .run('deploy', { runId: id, leaseOwner, signal })
+      .catch((error: unknown) => log.warn({ err: messageOf(error) }, 'a deployment is tried again'))
+    return [going]
+  })
 }
 
 function listen(http: Server, host: string, port: number): Promise<void> {

@@ -46,14 +46,18 @@ const putDb = endpoint({
   summary:
     'Put a JSON object into tp.db: ?mode=merge sets its keys, ?mode=replace also removes all others (restorable for 7 days by undo). Keys given with null in a merge hold null; they are not removed.',
   access: 'data',
-  query: z.object({ mode: z.enum(['merge', 'replace']).default('merge') }),
+  query: z.object({
+    mode: z.enum(['merge', 'replace']).default('merge'),
+    before: z.string().optional().describe('A snapshot that was taken for this; else replacing takes one'),
+  }),
   body: z.record(z.string(), z.json()),
-  reply: z.object({ set: z.int(), removed: z.int() }),
+  reply: z.object({ set: z.int(), removed: z.int(), snapshot: z.string().nullable() }),
   errors: ['invalid', 'too_large'],
   async handler({ platform, pod, query, body }) {
     let removed = 0
-    if (query.mode === 'replace') {
-      await platform.db.transaction((tx) =>
+    let snapshot: string | null = null
+    if (query.mode === 'replace' && !query.before) {
+      snapshot = await platform.db.transaction((tx) =>
         takeSnapshot(tx, {
           pod: pod.id,
           reason: 'replace',
@@ -74,7 +78,7 @@ const putDb = endpoint({
       // One write, so that nobody sees half of it.
       await platform.store.write(pod.id, [...gone.map((key) => ({ op: 'delete', space: 'db', key })), ...sets])
     }
-    return { set: entries.length, removed }
+    return { set: entries.length, removed, snapshot }
   },
 })
 

@@ -33,7 +33,6 @@ const reserved = new Set([
   'www',
   'api',
   'admin',
-  'app',
   'mail',
   'platform',
   'studio',
@@ -48,7 +47,7 @@ const restorableDays = 7
 export const PodName = z
   .string()
   .regex(/^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$/, 'must be 1 to 40 small letters, digits and inner hyphens')
-  .refine((name) => !reserved.has(name), 'is reserved')
+  .refine((name) => !reserved.has(name), 'is reserved: choose another, tidepool deploy --name my-app')
 
 const ReplicaState = z.object({
   id: z.string(),
@@ -150,6 +149,7 @@ const create = endpoint({
         await tx.query('insert into platform.stores (pod) values ($1)', [pod.id])
         return pod
       })
+      await platform.fleet.settle()
       return { pod: toPod(platform, row), created: true }
     } catch (error) {
       if (!(error instanceof Taken)) throw error

@@ -6,8 +6,9 @@ import { resume } from './execute.ts'
 import { type EnqueueOptions, enqueue, Queues, Schedules } from './queues.ts'
 import { Runs } from './runs.ts'
 import type { Fetch } from './send.ts'
+import { type FeedOptions, feed } from './subscribe.ts'
 import { Transport } from './transport.ts'
-import { type NewRunOptions, type Run, recorded } from './types.ts'
+import { type NewRunOptions, type Run, type RunEvent, recorded } from './types.ts'
 import { type WebhookHandler, type WebhookOptions, webhook } from './webhook.ts'
 import { type WorkOptions, work } from './worker.ts'
 
@@ -91,6 +92,20 @@ export class Tidebase {
   /** Address of the server. */
   get url(): string {
     return this.#engine.transport.url
+  }
+
+  /**
+   * Follows everything that happens in the project: the backlog, then live, also across restarts of the server. Ends
+   * only with the loop or the signal.
+   *
+   * @param options after (the `id` of the last event seen, or `latest`), signal
+   * @throws the signal's reason
+   *
+   * @example
+   * for await (const event of tide.events({ after: 'latest' })) console.log(event.runId, event.type)
+   */
+  events(options: FeedOptions = {}): AsyncGenerator<RunEvent, void, undefined> {
+    return feed(this.#engine.transport, options)
   }
 
   /**

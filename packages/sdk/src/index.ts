@@ -26,7 +26,8 @@ export type { Attached, ListOptions, Runs } from './runs.ts'
 export type { Fetch } from './send.ts'
 export type { SaveNote, SnapshotNote, Snapshots, StateNote, States } from './state.ts'
 export type { StepContext, StepFn, StepOptions } from './steps.ts'
-export type { SubscribeOptions } from './subscribe.ts'
+export type { StreamWriter } from './streams.ts'
+export type { FeedOptions, SubscribeOptions } from './subscribe.ts'
 export type {
   ChannelInput,
   Checkpoint,
@@ -45,6 +46,7 @@ export type {
   State,
   StateVersion,
   Step,
+  StreamChunk,
   Usage,
   Wait,
 } from './types.ts'

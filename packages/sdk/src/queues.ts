@@ -13,6 +13,8 @@ export interface EnqueueOptions<Input = unknown> extends NewRunOptions<Input> {
   id?: string
   /** At most one active run of the queue has a given key; the call then answers with that run. */
   dedupeKey?: string
+  /** A tenant: keys of a queue take turns, and its `perKeyConcurrency` caps each. */
+  concurrencyKey?: string
   /** Milliseconds from now until it may start. */
   delayMs?: number
   /** When it may start. */
@@ -58,7 +60,8 @@ export class Queues {
    * Sets a queue's caps and push address. An absent field keeps its value, null clears it.
    *
    * @param queue its name
-   * @param config concurrency (runs at a time), ratePerMinute (starts), invokeUrl (runs are pushed there)
+   * @param config concurrency (runs at a time), ratePerMinute (starts), perKeyConcurrency (runs of one
+   *   `concurrencyKey` at a time), invokeUrl (runs are pushed there)
    * @example await tide.queues.configure('mail', { concurrency: 5, ratePerMinute: null })
    */
   async configure(queue: string, config: BodyOf<Routes['configureQueue']>): Promise<QueueConfig> {

@@ -10,6 +10,7 @@ import type { Lease } from './lease.ts'
 import { Parking } from './parking.ts'
 import { Snapshots, States } from './state.ts'
 import { type StepFn, type StepOptions, Steps } from './steps.ts'
+import { StreamWriter } from './streams.ts'
 import type { Checkpoint, Run, Usage } from './types.ts'
 import { type ReceivedSignal, Waits } from './waits.ts'
 
@@ -194,6 +195,21 @@ export class RunContext {
     options: ChildOptions<Input> = {},
   ): Promise<unknown> {
     return this.#lease.during(() => this.children.execute(name, workflow, options))
+  }
+
+  /**
+   * A stream of text for those who watch the run, such as an answer that is being written. A step's function has one of
+   * its own, `stream(chunk)`; this is for everything else. It lives until the run ends.
+   *
+   * @param name its name in the run; starts over when the name was used before
+   *
+   * @example
+   * const answer = run.stream('answer')
+   * for await (const token of tokens) answer.write(token)
+   * await answer.close()
+   */
+  stream(name: string): StreamWriter {
+    return new StreamWriter(this.#lease, name)
   }
 
   /**

@@ -22,6 +22,7 @@ import {
 import { inputHash } from './hash.ts'
 import type { Lease } from './lease.ts'
 import type { Parking } from './parking.ts'
+import { StreamWriter } from './streams.ts'
 import { errorText, property } from './thrown.ts'
 import { type Checkpoint, recorded } from './types.ts'
 
@@ -60,6 +61,11 @@ export interface StepContext {
   /** The name the step is recorded under. */
   name: string
   idempotencyKey: string | undefined
+  /**
+   * Shows text to those who watch the run while the step works, such as the tokens of a model as they come. It is
+   * sent now and then, never waited for, and gone when the step is recorded: what matters belongs into the output.
+   */
+  stream(chunk: string): void
 }
 
 /** The work of a step. Its output is recorded as JSON. */
@@ -306,6 +312,11 @@ export class Steps {
     const controller = new AbortController()
     let timer: ReturnType<typeof setTimeout> | undefined
     let unwatch = () => {}
+    let writer: StreamWriter | undefined
+    const stream = (chunk: string) => {
+      writer ??= new StreamWriter(this.#lease, step.name)
+      writer.write(chunk)
+    }
     try {
       return await new Promise<T>((resolve, reject) => {
         const stop = (reason: unknown) => {
@@ -315,12 +326,13 @@ export class Steps {
         unwatch = onAbort(this.#lease.signal, () => stop(this.#lease.signal.reason))
         if (timeoutMs) timer = setTimeout(() => stop(new StepTimeoutError(step.name, timeoutMs)), timeoutMs)
         // Not `resolve(promise)`: a promise that was resolved with another cannot be rejected any more.
-        const work = fn({ signal: controller.signal, attempt, name: step.name, idempotencyKey })
+        const work = fn({ signal: controller.signal, attempt, name: step.name, idempotencyKey, stream })
         Promise.resolve(work).then(resolve, reject)
       })
     } finally {
       clearTimeout(timer)
       unwatch()
+      writer?.stop()
     }
   }
 }

@@ -3,14 +3,16 @@
 import { backoff, delay, onAbort } from './abort.ts'
 import { TidebaseError } from './errors.ts'
 import { parseEventStream } from './sse.ts'
-import type { Transport } from './transport.ts'
-import type { RunEvent } from './types.ts'
+import type { Chunks, Transport } from './transport.ts'
+import type { RunEvent, StreamChunk } from './types.ts'
 
 export interface SubscribeOptions {
   /** Only events with a higher `seq`; 0 (all) unless given. */
   after?: number
   /** Ends the subscription by throwing the signal's reason. */
   signal?: AbortSignal
+  /** Called with what the run's steps stream while they run. An `offset` of 0 starts a text over. */
+  onChunk?: (chunk: StreamChunk) => void
   /** Go on after the run has ended: a failed run may be resumed. */
   follow?: boolean
 }
@@ -27,17 +29,24 @@ export async function* subscribe(
   let after = options.after ?? 0
   if (after > 0 && !options.follow && (await isOver(transport, runId, after, options.signal))) return
   let connected = false
+  const offsets = new Map<string, number>()
+  const onChunk =
+    options.onChunk &&
+    ((chunk: StreamChunk) => {
+      offsets.set(chunk.stream, chunk.offset + [...chunk.chunk].length)
+      options.onChunk?.(chunk)
+    })
   for (let failures = 0; ; ) {
-    const stream = await transport.stream({
+    const stream = await transport.stream('streamEvents', {
       params: { runId },
-      query: { after },
+      query: { after, offsets: offsetsText(offsets) },
       headers: { accept: 'text/event-stream', ...(after ? { 'last-event-id': String(after) } : {}) },
       signal: options.signal,
       // Once connected, an outage of any length is waited out; before, a wrong address is worth an error.
       retryForMs: connected ? Number.POSITIVE_INFINITY : undefined,
     })
     connected = true
-    for await (const event of events(stream, options.signal)) {
+    for await (const event of events(stream, options.signal, onChunk)) {
       failures = 0
       if (event.seq <= after) continue
       after = event.seq
@@ -50,10 +59,39 @@ export async function* subscribe(
   }
 }
 
+export interface FeedOptions {
+  /** Only events with a higher `id`; 0 (all) unless given. `latest`: only what happens from now on. */
+  after?: number | 'latest'
+  /** Ends the stream by throwing the signal's reason. */
+  signal?: AbortSignal
+}
+
+/** Follows a project; see `Tidebase.events`. */
+export async function* feed(transport: Transport, options: FeedOptions): AsyncGenerator<RunEvent, void, undefined> {
+  let after = options.after ?? 0
+  let connected = false
+  for (let failures = 0; ; ) {
+    const stream = await transport.stream('streamProjectEvents', {
+      query: { after },
+      headers: { accept: 'text/event-stream' },
+      signal: options.signal,
+      retryForMs: connected ? Number.POSITIVE_INFINITY : undefined,
+    })
+    connected = true
+    for await (const event of events(stream, options.signal)) {
+      failures = 0
+      after = event.id
+      yield event
+    }
+    await delay(backoff(failures++), options.signal)
+  }
+}
+
 /** The events of one connection; ends with it, however it ends. */
 async function* events(
-  { chunks, cancel }: { chunks: AsyncIterable<Uint8Array>; cancel(): void },
+  { chunks, cancel }: Chunks,
   signal: AbortSignal | undefined,
+  onChunk?: (chunk: StreamChunk) => void,
 ): AsyncGenerator<RunEvent> {
   const unwatch = onAbort(signal, cancel)
   let silence = setTimeout(cancel, silenceMs)
@@ -70,6 +108,7 @@ async function* events(
   }
   try {
     for await (const message of parseEventStream(alive())) {
+      if (message.event === 'chunk') onChunk?.(JSON.parse(message.data))
       if (message.event !== 'message') continue
       const event: RunEvent = JSON.parse(message.data)
       yield event
@@ -80,6 +119,12 @@ async function* events(
     unwatch()
     cancel()
   }
+}
+
+/** Where a new connection goes on; the last few streams, because an address has its limits. */
+function offsetsText(offsets: ReadonlyMap<string, number>): string | undefined {
+  const parts = [...offsets].slice(-5).map(([name, offset]) => `${encodeURIComponent(name)}:${offset}`)
+  return parts.length ? parts.join(',') : undefined
 }
 
 /** Whether the run has ended and nothing happened to it after an event. */

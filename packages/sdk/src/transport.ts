@@ -80,13 +80,13 @@ export class Transport {
   }
 
   /**
-   * Opens the event stream of a run. The time limit covers the answer's head only; the signal too.
+   * Opens an event stream. The time limit covers the answer's head only; the signal too.
    *
    * @returns the pieces of the stream, and a way to leave it
    * @throws as `call`
    */
-  stream(request: CallRequest<'streamEvents'>): Promise<{ chunks: AsyncIterable<Uint8Array>; cancel(): void }> {
-    return this.#insist('streamEvents', request, async ({ answer, cancel }) => ({ chunks: answer.chunks(), cancel }))
+  stream<N extends 'streamEvents' | 'streamProjectEvents'>(name: N, request: CallRequest<N>): Promise<Chunks> {
+    return this.#insist(name, request, async ({ answer, cancel }) => ({ chunks: answer.chunks(), cancel }))
   }
 
   async #insist<N extends CallName, T>(name: N, request: CallRequest<N>, read: Read<T>): Promise<T> {
@@ -160,6 +160,12 @@ export class Transport {
   #patience(): number {
     return this.#reached ? this.#options.retryForMs : Math.min(this.#options.retryForMs, firstContactMs)
   }
+}
+
+/** The pieces of a stream, and a way to leave it. */
+export interface Chunks {
+  chunks: AsyncIterable<Uint8Array>
+  cancel(): void
 }
 
 function serverUrl(given: string): string {

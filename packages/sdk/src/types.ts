@@ -1,5 +1,5 @@
 // The objects of the contract, under the names programs use.
-import type { BodyOf, Routes } from '@tidebase/wire'
+import type { BodyOf, Chunk, Routes } from '@tidebase/wire'
 import type { CallReply } from './endpoints.ts'
 
 /** A run as the server has it. */
@@ -10,6 +10,8 @@ export type RunStatus = Run['status']
 export type RunDetail = CallReply<'getRun'>
 /** One entry of a run's event log. */
 export type RunEvent = RunDetail['events'][number]
+/** A piece of text that a step streams while it runs. */
+export type StreamChunk = Chunk
 /** A recorded step. */
 export type Step = RunDetail['steps'][number]
 /** What a resuming worker needs of a completed step. */

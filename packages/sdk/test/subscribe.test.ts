@@ -112,3 +112,24 @@ test('wait: for the end, or until the time is up', async () => {
   expect(await waiting).toMatchObject({ status: 'completed', result: 'done' })
   expect(await tide.runs.wait(id)).toMatchObject({ status: 'completed' })
 })
+
+test('everything that happens in the project is followed, and resumed by id', async () => {
+  const own = await startServer()
+  const { tide } = watched(own)
+  const seen: { id: number; runId: string }[] = []
+  const first = await tide.runs.create('one')
+  const second = await tide.runs.create('two')
+  for await (const event of tide.events()) {
+    seen.push(event)
+    if (seen.length === 2) break
+  }
+  expect(seen.map(({ runId }) => runId)).toEqual([first.id, second.id])
+  for await (const event of tide.events({ after: seen[0]?.id ?? 0 })) {
+    expect(event).toEqual(seen[1])
+    break
+  }
+  const gone = new AbortController()
+  gone.abort(new Error('enough'))
+  await expect(tide.events({ signal: gone.signal }).next()).rejects.toThrow('enough')
+  await own.stop(500)
+})

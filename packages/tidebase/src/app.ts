@@ -6,7 +6,7 @@ import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { type Handlers, handlersOf } from './handlers.ts'
 import { authenticator } from './keys.ts'
-import type { LiveEvents } from './live.ts'
+import type { Streams } from './live.ts'
 import { createMetrics } from './metrics.ts'
 import { createRouter, type Match } from './router.ts'
 
@@ -38,20 +38,19 @@ interface Address {
 /** The server as a function from request to response. It never rejects. */
 export function createApp(
   engine: Engine,
-  live: LiveEvents,
+  streams: Streams,
   options: AppOptions,
 ): (request: Request) => Promise<Response> {
   const find = createRouter<RouteName>(routes)
   const authenticate = authenticator(engine.db.hot, options.apiKey)
   const metrics = createMetrics()
-  const handlers = handlersOf(engine, live, metrics)
+  const handlers = handlersOf(engine, streams, metrics, (request) => app(request))
   const guard = originGuard(engine.settings.publicUrl, options)
 
   const admit = async ({ name, route }: Match<RouteName>, request: Request, { query }: Address): Promise<Caller> => {
     const header = request.headers.get('authorization')
     const bearer = header === null ? undefined : /^bearer +(.*)$/i.exec(header)?.[1]?.trim()
-    // EventSource cannot send headers. No other route takes a key in its address.
-    const presented = bearer ?? (name === 'streamEvents' ? (query?.get('token') ?? undefined) : undefined)
+    const presented = bearer ?? (keyInAddress.has(name) ? (query?.get('token') ?? undefined) : undefined)
     const caller = await authenticate(presented)
     if (!caller) throw new ApiError('unauthorized')
     if (caller.scope !== 'admin' && !route.scopes.includes(caller.scope)) {
@@ -75,6 +74,7 @@ export function createApp(
       query,
       body,
       headers,
+      request,
       get signals() {
         return [request.signal, options.stopping]
       },
@@ -82,7 +82,7 @@ export function createApp(
     return reply instanceof Response ? reply : json(200, reply)
   }
 
-  return async (request) => {
+  const app = async (request: Request): Promise<Response> => {
     const began = performance.now()
     let route = 'none'
     let cors: Record<string, string> = {}
@@ -111,7 +111,11 @@ export function createApp(
     metrics.observe(route, response.status, performance.now() - began)
     return response
   }
+  return app
 }
+
+/** EventSource cannot send headers. No other route takes a key in its address. */
+const keyInAddress: ReadonlySet<RouteName> = new Set(['streamEvents', 'streamProjectEvents'] as const)
 
 const anonymous: Caller = { project: 0, scope: 'read', keyId: null }
 

@@ -92,11 +92,12 @@ export function openDatabase(
     keepAlive: true,
     allowExitOnIdle: true,
   }
+  // Short statements with long plans: compiling them would take longer than they do.
   const hotPool = new pg.Pool({
     ...base,
     max: hot,
     idleTimeoutMillis: 0,
-    options: '-c plan_cache_mode=force_generic_plan -c enable_seqscan=off',
+    options: '-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off',
   })
   const coldPool = new pg.Pool({ ...base, max: cold, idleTimeoutMillis: 30_000 })
   for (const pool of [hotPool, coldPool]) {

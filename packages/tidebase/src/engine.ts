@@ -18,6 +18,8 @@ export interface Settings {
   leaseMs: number
   /** How often the reconciler looks, ms. */
   reconcileMs: number
+  /** For how many days ended runs are kept where a project says nothing; unset or 0 is for ever. */
+  retentionDays: number | undefined
   /** Address under which people reach this server, for links in webhooks. No slash at the end. */
   publicUrl: string
   /** Signs recovery and invoke webhooks. */

@@ -1,4 +1,4 @@
-// The one error that the API answers with. `app.ts` maps it to HTTP; nothing else does.
+// The one error that the API answers with (`app.ts` maps it to HTTP; nothing else does), and the one of the command line.
 import { type ErrorBody, type ErrorCode, errorCodes, type Issue } from '@tidebase/wire'
 
 /** An answer that is not 2xx, with a code of the contract. */
@@ -39,5 +39,18 @@ export class ApiError extends Error {
       hint: this.hint,
       ...(this.issues ? { issues: this.issues } : {}),
     }
+  }
+}
+
+/** A reason not to start, with what to do about it. */
+export class StartError extends Error {
+  readonly code: string
+  readonly hint: string
+
+  constructor(code: string, message: string, hint: string) {
+    super(message)
+    this.name = 'StartError'
+    this.code = code
+    this.hint = hint
   }
 }

@@ -35,7 +35,7 @@ export const lockRuns = `locked as materialized (
   cross join lateral (
     select r.ctid as tid, r.xmin as version, r.project, r.id, r.workflow_name, r.status, r.lease_owner,
       r.lease_expires_at, r.last_owner, r.claimed, r.attempt, r.max_attempts, r.queue, r.event_seq,
-      r.has_channels, r.recovery_webhook, r.orphaned_at
+      r.has_channels, r.recovery_webhook, r.orphaned_at, r.has_streams
     from tidebase.runs r where ${runIs('r', 'k.project', 'k.run')} for no key update
   ) l
   cross join lateral (
@@ -46,7 +46,8 @@ export const lockRuns = `locked as materialized (
 /** SQL: appends the events in `news (project, run, seq, type, payload)` and queues them for the runs' channels. */
 export const appendEvents = `appended as (
   insert into tidebase.events (project, run_id, seq, type, payload)
-  select project, run, seq, type, payload from news
+  -- In their order, so that the ids of a run's events rise with their numbers (feed.ts).
+  select project, run, seq, type, payload from news order by seq
 ), told as (
   insert into tidebase.deliveries (project, run_id, kind, reason, channel_id, url, payload)
   select n.project, n.run, 'channel', n.type, c.id, c.url, n.payload

@@ -24,10 +24,10 @@ export async function forkRun(
     const parent = await readRun(tx, caller, run)
     const metadata = { ...parent.metadata, forkedFrom: wireId('run', run) }
     const [made] = await tx.query<RunRow>(
-      `insert into tidebase.runs (project, id, workflow_name, input, metadata, status, recovery_webhook, queue, priority,
-        run_at, max_attempts, budget_cost_usd, budget_total_tokens, event_seq, created_by)
+      `insert into tidebase.runs (project, id, workflow_name, input, metadata, status, recovery_webhook, queue, concurrency_key,
+        priority, run_at, max_attempts, budget_cost_usd, budget_total_tokens, event_seq, created_by)
       select project, $3, workflow_name, case when $4 then $5::json else input end, $6,
-        case when queue is null then 'pending' else 'queued' end, recovery_webhook, queue, priority,
+        case when queue is null then 'pending' else 'queued' end, recovery_webhook, queue, concurrency_key, priority,
         case when queue is not null then now() end, max_attempts, budget_cost_usd, budget_total_tokens, 2, $7
       from tidebase.runs where project = $1 and id = $2
       on conflict do nothing returning *`,
@@ -87,5 +87,6 @@ export async function forkRun(
     return made
   })
   if (row.queue !== null) engine.wakeups.queued(project, row.queue)
+  else engine.wakeups.created(project)
   return { run: toRun(row) }
 }

@@ -11,16 +11,19 @@ import {
 } from '@tidebase/wire'
 import { beginRun, completeRun, failRun, heartbeatRun } from './attempts.ts'
 import { createChild } from './children.ts'
+import { appendStream, parseOffsets } from './chunks.ts'
+import { claim } from './claims.ts'
 import { getRun, listRuns } from './detail.ts'
 import type { Caller, Engine } from './engine.ts'
 import { forkRun } from './fork.ts'
 import { decideGate, gatePage } from './gate-page.ts'
 import { beginGate, getGate, listGates, resolveGate } from './gates.ts'
-import type { LiveEvents } from './live.ts'
+import type { Streams } from './live.ts'
 import { llmsText } from './llms.ts'
 import type { Metrics } from './metrics.ts'
 import { parkRun } from './park.ts'
-import { claim, configureQueue, enqueue, enqueueBatch, listQueues, setPaused } from './queues.ts'
+import { configureQueue, enqueue, enqueueBatch, listQueues, setPaused } from './queues.ts'
+import { configureProject, getProject } from './retention.ts'
 import { retryRun } from './retry.ts'
 import { resolveStep } from './reviews.ts'
 import { cancelRun, createRun, readRun, runKey } from './runs.ts'
@@ -38,6 +41,8 @@ export interface Input<Name extends RouteName> {
   query: QueryOf<Routes[Name]>
   body: BodyOf<Routes[Name]>
   headers: Headers
+  /** As it came; its body is unread where the route has none. */
+  request: Request
   /** Abort when the client goes away and when the server stops. Made when asked for. */
   readonly signals: readonly AbortSignal[]
 }
@@ -50,7 +55,12 @@ export type Handlers = {
 }
 
 /** The handlers of one server. */
-export function handlersOf(engine: Engine, live: LiveEvents, metrics: Metrics): Handlers {
+export function handlersOf(
+  engine: Engine,
+  streams: Streams,
+  metrics: Metrics,
+  answer: (request: Request) => Promise<Response>,
+): Handlers {
   const llms = llmsText()
   const document = JSON.stringify(openApiDocument(routes))
   const { cold, hot } = engine.db
@@ -68,6 +78,8 @@ export function handlersOf(engine: Engine, live: LiveEvents, metrics: Metrics): 
     llms: async () => new Response(llms, { headers: { 'content-type': 'text/plain; charset=utf-8' } }),
     metrics: async ({ caller }) =>
       new Response(await metrics.text(cold, caller), { headers: { 'content-type': metrics.contentType } }),
+    // Loaded when it is asked for the first time: most servers never are.
+    mcp: async ({ caller, request }) => (await import('./mcp.ts')).serveMcp(request, caller.scope, answer),
     openapi: async () => new Response(document, { headers: { 'content-type': 'application/json' } }),
 
     createRun: ({ caller, params, body }) => createRun(engine, caller, params.workflowName, body),
@@ -94,17 +106,11 @@ export function handlersOf(engine: Engine, live: LiveEvents, metrics: Metrics): 
     recoverRun: ({ caller, params, body }) => recoverRun(engine, caller, runKey(params.runId), body),
     streamEvents: async ({ caller, params, query, headers }) => {
       const run = await readable(caller, params.runId)
-      const resumed = Number(headers.get('last-event-id') ?? Number.NaN)
-      const after = Number.isInteger(resumed) && resumed >= 0 ? resumed : (query.after ?? 0)
-      return new Response(live.stream(caller, run, after), {
-        headers: {
-          'content-type': 'text/event-stream; charset=utf-8',
-          'cache-control': 'no-cache, no-transform',
-          // Tells nginx not to hold frames back.
-          'x-accel-buffering': 'no',
-        },
-      })
+      const after = resumedAt(headers) ?? query.after ?? 0
+      return eventStream(streams.run.stream(caller, run, after, parseOffsets(query.offsets)))
     },
+    streamProjectEvents: async ({ caller, query, headers }) =>
+      eventStream(streams.project.stream(caller, resumedAt(headers) ?? query.after ?? 0)),
 
     beginStep: ({ caller, params, body }) => beginStep(engine, caller, runKey(params.runId), body),
     recordStep: ({ caller, params, body }) => recordStep(engine, caller, runKey(params.runId), body),
@@ -147,6 +153,7 @@ export function handlersOf(engine: Engine, live: LiveEvents, metrics: Metrics): 
     },
     parkRun: ({ caller, params, body }) => parkRun(engine, caller, runKey(params.runId), body),
 
+    appendStream: ({ caller, params, body }) => appendStream(engine, caller, runKey(params.runId), body),
     createChild: ({ caller, params, body }) => createChild(engine, caller, runKey(params.runId), body),
     recordUsage: ({ caller, params, body }) => recordUsage(engine, caller, runKey(params.runId), body),
 
@@ -160,9 +167,29 @@ export function handlersOf(engine: Engine, live: LiveEvents, metrics: Metrics): 
     listQueues: ({ caller }) => listQueues(cold, caller),
     configureQueue: ({ caller, params, body }) => configureQueue(engine, caller, params.queue, body),
 
+    getProject: ({ caller }) => getProject(engine, caller),
+    configureProject: ({ caller, body }) => configureProject(engine, caller, body),
+
     putSchedule: ({ caller, params, body }) => putSchedule(engine, caller, params.name, body),
     listSchedules: ({ caller }) => listSchedules(engine, caller),
     triggerSchedule: ({ caller, params, body }) => triggerSchedule(engine, caller, params.name, body),
     deleteSchedule: ({ caller, params }) => deleteSchedule(engine, caller, params.name),
   }
+}
+
+/** The number in `Last-Event-ID`, when it is one. */
+function resumedAt(headers: Headers): number | undefined {
+  const resumed = Number(headers.get('last-event-id') ?? Number.NaN)
+  return Number.isSafeInteger(resumed) && resumed >= 0 ? resumed : undefined
+}
+
+function eventStream(body: ReadableStream<Uint8Array>): Response {
+  return new Response(body, {
+    headers: {
+      'content-type': 'text/event-stream; charset=utf-8',
+      'cache-control': 'no-cache, no-transform',
+      // Tells nginx not to hold frames back.
+      'x-accel-buffering': 'no',
+    },
+  })
 }

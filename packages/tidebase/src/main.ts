@@ -5,10 +5,11 @@ import { pino } from 'pino'
 import packageJson from '../package.json' with { type: 'json' }
 import { openDatabase } from './db.ts'
 import { EmbeddedError, startEmbedded } from './embedded.ts'
-import { ApiError } from './errors.ts'
+import { ApiError, StartError } from './errors.ts'
 import { createKey, listKeys, revokeKey } from './keys.ts'
 import { migrate } from './migrate.ts'
-import { type ServerOptions, StartError, startServer } from './server.ts'
+import { setRetention } from './retention.ts'
+import { type ServerOptions, startServer } from './server.ts'
 
 /** A SIGTERM is answered within this time, ms; then the process ends whatever is still under way. */
 const graceMs = 9_500
@@ -89,6 +90,38 @@ export async function main(argv: string[]): Promise<void> {
           throw new StartError('key_not_found', `There is no key ${id}.`, '`tidebase keys list` shows the ids.')
         }
         print(json, { revoked: id }, `revoked ${id}`)
+      }),
+    )
+  program
+    .command('mcp')
+    .description(
+      'Serve MCP on standard input and output, for the server at TIDEBASE_URL with the key TIDEBASE_API_KEY.',
+    )
+    .action(async () => {
+      const { serveMcpStdio } = await import('./mcp.ts')
+      const { TIDEBASE_URL, TIDEBASE_API_KEY } = process.env
+      await serveMcpStdio(TIDEBASE_URL || 'http://127.0.0.1:7373', TIDEBASE_API_KEY || undefined)
+    })
+  program
+    .command('retention <days>')
+    .description(
+      'Keep the ended runs of a project for so many days; 0 is for ever, "default" is TIDEBASE_RETENTION_DAYS.',
+    )
+    .option('--project <name>', 'whose runs', 'default')
+    .addOption(data)
+    .addOption(json)
+    .action((days: string, { project, data, json }: Shared & { project: string }) =>
+      withDatabase(data, async (db) => {
+        await migrate(db)
+        const retentionDays = days === 'default' ? null : wholeDays(days)
+        if (!(await setRetention(db.cold, project, retentionDays))) {
+          throw new StartError(
+            'project_not_found',
+            `There is no project ${project}.`,
+            'A project is made with its first key.',
+          )
+        }
+        print(json, { project, retentionDays }, `ended runs of ${project} are kept ${kept(retentionDays)}`)
       }),
     )
 
@@ -177,6 +210,7 @@ function environment(): ServerOptions {
     publicUrl: text('TIDEBASE_PUBLIC_URL'),
     leaseMs: number('TIDEBASE_LEASE_MS', 100),
     reconcileMs: number('TIDEBASE_RECONCILE_MS', 10),
+    retentionDays: number('TIDEBASE_RETENTION_DAYS', 0),
     maxBody: number('TIDEBASE_MAX_BODY', 1_024),
     reconciler: text('TIDEBASE_RECONCILER') !== '0',
     autoMigrate: text('TIDEBASE_AUTO_MIGRATE') !== '0',
@@ -221,6 +255,19 @@ function fail(error: unknown, json: boolean): void {
   else process.stderr.write(`${body.error}\n${body.hint}\n`)
   process.exitCode = 1
 }
+
+function wholeDays(text: string): number {
+  const days = Number(text)
+  if (text.trim() !== '' && Number.isInteger(days) && days >= 0 && days <= 36_500) return days
+  throw new StartError(
+    'invalid_setting',
+    'Days are a whole number from 0 to 36500, or "default".',
+    'Correct the number.',
+  )
+}
+
+const kept = (days: number | null) =>
+  days === null ? 'as long as TIDEBASE_RETENTION_DAYS says' : days === 0 ? 'for ever' : `for ${days} days`
 
 function port(text: string): number {
   const value = Number(text)

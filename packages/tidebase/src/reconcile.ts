@@ -1,10 +1,12 @@
 // The reconciler: a loop that looks for what time has brought about and calls the same operations a client would.
 // Safe with any number of servers, because each operation looks again under the run's lock.
 import { expireLease } from './attempts.ts'
+import { dropEndedStreams } from './chunks.ts'
 import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { timeOutGate } from './gates.ts'
 import { foldQueueCounts } from './queues.ts'
+import { deleteOldRuns } from './retention.ts'
 import { cancelChildren, cancelRun } from './runs.ts'
 import { fireSchedules } from './schedules.ts'
 import { endWait } from './waits.ts'
@@ -35,10 +37,12 @@ export function startReconciler(
   let running = Promise.resolve()
   let rounds = 0
   let failing = false
+  let leftOver = false
 
   const tick = async () => {
     try {
       await round(engine, rounds++)
+      if (leftOver || rounds % 10 === 1) leftOver = await deleteOldRuns(engine)
       failing = false
     } catch (error) {
       if (!failing) warn(error)
@@ -72,7 +76,10 @@ async function round(engine: Engine, number: number): Promise<void> {
     fireSchedules(engine),
     invokePushed(engine),
   ])
-  if (number % 10 === 0) await foldQueueCounts(engine.db.cold)
+  if (number % 10 === 0) {
+    await foldQueueCounts(engine.db.cold)
+    await dropEndedStreams(engine.db.cold)
+  }
 }
 
 async function expireLeases(engine: Engine): Promise<void> {

@@ -31,6 +31,7 @@ export interface RunRow {
   attempt: number
   queue: string | null
   dedupe_key: string | null
+  concurrency_key: string | null
   priority: number
   run_at: Date | null
   max_attempts: number
@@ -71,6 +72,7 @@ export function toRun(row: RunRow): Run {
     attempt: row.attempt,
     queue: row.queue,
     dedupeKey: row.dedupe_key,
+    concurrencyKey: row.concurrency_key,
     priority: row.priority,
     runAt: iso(row.run_at),
     maxAttempts: row.max_attempts,
@@ -136,6 +138,7 @@ interface NewRunCall {
   channels?: { id: string; type: string; url: string; secret?: string | null; events?: string[] | null }[] | null
   queue?: string | null
   dedupe_key?: string | null
+  concurrency_key?: string | null
   priority?: number | null
   run_at?: string | null
   delay_ms?: number | null
@@ -157,6 +160,7 @@ export const newRunColumns = [
   'channels json',
   'queue text',
   'dedupe_key text',
+  'concurrency_key text',
   'priority integer',
   'run_at timestamptz',
   'delay_ms double precision',
@@ -170,17 +174,27 @@ export const newRunColumns = [
 /** SQL: inserts the rows of `source` as runs and their channels, announcing each with its first event. */
 export const insertRuns = (source: string) => `inserted as (
   insert into tidebase.runs (project, id, workflow_name, input, metadata, status, recovery_webhook, has_channels,
-    queue, dedupe_key, priority, run_at, max_attempts, deadline_at, budget_cost_usd, budget_total_tokens, event_seq,
-    created_by)
+    queue, dedupe_key, concurrency_key, priority, run_at, max_attempts, deadline_at, budget_cost_usd,
+    budget_total_tokens, event_seq, created_by)
   select project, id, workflow_name, coalesce(input, '{}'), coalesce(metadata, '{}'),
     case when queue is null then 'pending' else 'queued' end, recovery_webhook, channels is not null,
-    queue, dedupe_key, coalesce(priority, 0),
+    queue, dedupe_key, case when queue is not null then concurrency_key end, coalesce(priority, 0),
     case when queue is not null then coalesce(run_at, now() + coalesce(delay_ms, 0) * interval '1 ms') end,
     coalesce(max_attempts, 1), now() + deadline_ms * interval '1 ms', budget_cost_usd, budget_total_tokens, 1,
     created_by
   from ${source} order by project, queue, dedupe_key, i
   on conflict do nothing
   returning *
+), keyed as (
+  -- Once per queue; without a lock that a claim would wait for.
+  insert into tidebase.queues (project, name, keyed)
+  select n.project, n.queue, true
+  from (select distinct project, queue from inserted where concurrency_key is not null order by project, queue) n
+  left join lateral (
+    select q.keyed from tidebase.queues q where q.project = n.project and q.name = n.queue offset 0
+  ) q on true
+  where q.keyed is not true
+  on conflict (project, name) do update set keyed = true
 ), listening as (
   insert into tidebase.channels (project, run_id, id, type, url, secret, events)
   select c.project, c.id, h.id, h.type, h.url, h.secret, coalesce(h.events, '{}')
@@ -255,6 +269,7 @@ export function newRun(
     channels: body.channels?.length ? body.channels.map((channel) => ({ ...channel, id: newId() })) : null,
     queue,
     dedupe_key: body.dedupeKey,
+    concurrency_key: body.concurrencyKey,
     priority: body.priority,
     run_at: body.runAt,
     delay_ms: body.delayMs,
@@ -272,6 +287,7 @@ export async function insertRun(engine: Engine, call: NewRunCall): Promise<{ row
   if (row.action === 'repeated' && row.workflow_name !== call.workflow_name) throw new ApiError('run_conflict')
   if (row.action === 'created') {
     if (row.queue !== null) engine.wakeups.queued(call.project, row.queue)
+    else engine.wakeups.created(call.project)
     if (call.channels) engine.wakeups.outbox()
   }
   return { row, deduplicated: row.action === 'deduplicated' }

@@ -25,6 +25,7 @@ interface ScheduleRow {
   catch_up: Schedule['catchUp']
   next_run_at: Date | null
   last_enqueued_at: Date | null
+  last_fire_at: Date | null
   created_at: Date
   updated_at: Date
 }
@@ -259,8 +260,13 @@ async function fire(engine: Engine, row: ScheduleRow, now: Date): Promise<boolea
   if (!row.next_run_at) return false
   const all = row.catch_up === 'all'
   const at = all ? row.next_run_at : latestMissed(row, row.next_run_at, now)
-  const advance = () => moveOn(engine, row, nextTime(row.cron, row.timezone, all ? at : now))
+  const advance = (fired?: Date) => moveOn(engine, row, nextTime(row.cron, row.timezone, all ? at : now), fired)
   if (row.catch_up === 'none' && now.getTime() - at.getTime() > lateMs) {
+    await advance()
+    return false
+  }
+  // It did, and its run may have been deleted since.
+  if (row.last_fire_at && at <= row.last_fire_at) {
     await advance()
     return false
   }
@@ -285,16 +291,17 @@ async function fire(engine: Engine, row: ScheduleRow, now: Date): Promise<boolea
       throw error
     },
   )
-  await advance()
+  await advance(at)
   return made
 }
 
 /** Sets a schedule's next time. What was replaced meanwhile has its own. */
-async function moveOn(engine: Engine, row: ScheduleRow, next: Date | null): Promise<void> {
+async function moveOn(engine: Engine, row: ScheduleRow, next: Date | null, fired?: Date): Promise<void> {
   await engine.db.cold.query(
-    `update tidebase.schedules set next_run_at = $4, last_enqueued_at = now()
+    `update tidebase.schedules set next_run_at = $4, last_enqueued_at = now(),
+        last_fire_at = greatest(last_fire_at, $7)
       where project = $1 and name = $2 and next_run_at = $3 and cron = $5 and timezone = $6 and enabled`,
-    [row.project, row.name, row.next_run_at, next, row.cron, row.timezone],
+    [row.project, row.name, row.next_run_at, next, row.cron, row.timezone, fired ?? null],
   )
 }
 

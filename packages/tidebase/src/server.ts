@@ -9,7 +9,8 @@ import { Coalescers } from './coalesce.ts'
 import { type Connection, type Database, openDatabase } from './db.ts'
 import { type Embedded, startEmbedded } from './embedded.ts'
 import type { Engine } from './engine.ts'
-import { ApiError } from './errors.ts'
+import { ApiError, StartError } from './errors.ts'
+import { EventFeed } from './feed.ts'
 import { type ApiKey, createKey } from './keys.ts'
 import { LiveEvents } from './live.ts'
 import { migrate, pendingMigrations } from './migrate.ts'
@@ -32,6 +33,8 @@ export interface ServerOptions {
   publicUrl?: string
   leaseMs?: number
   reconcileMs?: number
+  /** For how many days ended runs are kept where a project says nothing; for ever unless given. */
+  retentionDays?: number
   /** false: leave the reconciler and the outbox to other servers on the same database. */
   reconciler?: boolean
   /** false: refuse to start while migrations are pending. */
@@ -75,19 +78,6 @@ export interface TidebaseServer {
    * @param graceMs how long requests under way may take, ms
    */
   stop(graceMs?: number): Promise<void>
-}
-
-/** A reason not to start, with what to do about it. */
-export class StartError extends Error {
-  readonly code: string
-  readonly hint: string
-
-  constructor(code: string, message: string, hint: string) {
-    super(message)
-    this.name = 'StartError'
-    this.code = code
-    this.hint = hint
-  }
 }
 
 const silent: Log = { info() {}, warn() {}, error() {} }
@@ -139,6 +129,7 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
       settings: {
         leaseMs: options.leaseMs ?? 60_000,
         reconcileMs: options.reconcileMs ?? 1_000,
+        retentionDays: options.retentionDays,
         publicUrl: (options.publicUrl ?? address).replace(/\/+$/, ''),
         webhookSecret: options.webhookSecret,
         allowPrivateWebhooks: options.allowPrivateWebhooks ?? !apiKey,
@@ -146,11 +137,11 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
     }
     wakeups.listen()
     await wakeups.seePeers()
-    const live = new LiveEvents(db, wakeups)
+    const streams = { run: new LiveEvents(db, wakeups), project: new EventFeed(db, wakeups) }
     const stopping = new AbortController()
     // One listener per waiting request.
     setMaxListeners(0, stopping.signal)
-    const app = createApp(engine, live, {
+    const app = createApp(engine, streams, {
       apiKey,
       insecure: options.insecure ?? false,
       corsOrigins: options.corsOrigins ?? [],
@@ -173,7 +164,8 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
       createKey: (key) => createKey(db.cold, key),
       async stop(graceMs = 7_000) {
         stopping.abort()
-        live.close()
+        streams.run.close()
+        streams.project.close()
         await drain(http, silentSockets, graceMs)
         await Promise.all(background.map((each) => each.close()))
         await wakeups.close()

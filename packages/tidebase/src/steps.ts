@@ -17,6 +17,7 @@ import {
   resumeContract,
   resumeDecision,
 } from '@tidebase/wire'
+import { dropStream } from './chunks.ts'
 import { statement } from './coalesce.ts'
 import type { Queryable } from './db.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
@@ -245,12 +246,12 @@ async function readStep(db: Queryable, { project, run, id }: StepCall): Promise<
 
 const records = statement<
   StartCall & { output?: unknown; attempt?: number | null; started_at?: string | null },
-  { action: string }
+  { action: string; has_streams: boolean }
 >(
   'steps.record',
   [...startColumns, 'output json', 'attempt integer', 'started_at timestamptz'],
   `${lockRuns}, decided as materialized (
-    select c.*, l.tid, l.event_seq, s.status as known, s.last_owner, case
+    select c.*, l.tid, l.event_seq, l.has_streams, s.status as known, s.last_owner, case
       when l.id is null then 'missing'
       when not l.fresh or not ${firstOfStep} then 'again'
       when l.status = 'cancelled' then 'cancelled'
@@ -287,7 +288,7 @@ const records = statement<
     union all
     select project, run, seq, 'step.completed', ${stepPayload('id', "'name', name")} from numbered
   ), ${appendEvents}
-  select i, action from decided`,
+  select i, action, has_streams from decided`,
 )
 
 /**
@@ -307,13 +308,16 @@ export async function recordStep(
     attempt: body.attempt,
     started_at: body.startedAt,
   }
-  const { action } = await submit(engine, records, call)
+  const { action, has_streams } = await submit(engine, records, call)
   if (action === 'missing') throw new ApiError('run_not_found')
   if (action === 'lease_lost') throw new ApiError('lease_lost')
   if (action === 'cancelled') return { action }
   if (leaveAlone.has(action)) return recorded(engine, call, action)
   refuseReviewed(action, call.id)
-  if (action === 'recorded') engine.wakeups.run(caller.project, run)
+  if (action === 'recorded') {
+    if (has_streams) await dropStream(engine.db.hot, call.project, run, body.name)
+    engine.wakeups.run(caller.project, run)
+  }
   return { action: 'recorded', stepId: wireId('step', call.id) }
 }
 
@@ -322,11 +326,11 @@ const endGuard = `when l.id is null then 'missing'
       when s.id is null then case when l.fresh then 'no_step' else 'again' end
       when not l.fresh or not ${firstOfStep} then 'again'`
 
-const completions = statement<StepCall & { owner: string; output?: unknown }, StepRow>(
+const completions = statement<StepCall & { owner: string; output?: unknown }, StepRow & { has_streams: boolean }>(
   'steps.complete',
   ['project integer', 'run uuid', 'id uuid', 'owner text', 'output json'],
   `${lockRuns}, decided as materialized (
-    select c.*, s.name, l.tid, l.event_seq, case
+    select c.*, s.name, l.tid, l.event_seq, l.has_streams, case
       ${endGuard}
       when s.status = 'completed' and s.last_owner = c.owner then 'repeated'
       when l.status = 'cancelled' then 'cancelled'
@@ -349,7 +353,7 @@ const completions = statement<StepCall & { owner: string; output?: unknown }, St
   ), news as materialized (
     select project, run, seq, 'step.completed' as type, ${stepPayload('id', "'name', name")} as payload from numbered
   ), ${appendEvents}
-  select d.i, d.action, s.* from decided d
+  select d.i, d.action, d.has_streams, s.* from decided d
   left join completed s on s.project = d.project and s.run_id = d.run and s.id = d.id and d.action = 'completed'`,
 )
 
@@ -367,7 +371,9 @@ export async function completeStep(
   body: BodyOf<Routes['completeStep']>,
 ): Promise<ReplyOf<Routes['completeStep']>> {
   const call = { project: caller.project, run, id: stepKey(stepId), owner: body.leaseOwner, output: body.output }
-  return endStep(engine, call, await submit(engine, completions, call))
+  const row = await submit(engine, completions, call)
+  if (row.action === 'completed' && row.has_streams) await dropStream(engine.db.hot, call.project, run, row.name)
+  return endStep(engine, call, row)
 }
 
 function stepKey(stepId: string): string {

@@ -20,6 +20,7 @@ export class Wakeups {
   readonly #serverId = newId()
   readonly #waiting = new Map<string, Set<Wake>>()
   readonly #outbox = new Set<Wake>()
+  readonly #anything = new Set<Wake>()
   #peers = false
   #unsent = new Set<string>()
   #sending = false
@@ -43,6 +44,16 @@ export class Wakeups {
     this.#tell(`r:${project}:${run}`)
   }
 
+  /** A run was created that stands in no queue. */
+  created(project: number): void {
+    this.#tell(`p:${project}`)
+  }
+
+  /** Text was added to a stream of the run. */
+  streamed(project: number, run: string): void {
+    this.#tell(`c:${project}:${run}`)
+  }
+
   /** A run of the queue is ready, or will be. */
   queued(project: number, queue: string): void {
     this.#tell(`q:${project}:${queue}`)
@@ -63,6 +74,11 @@ export class Wakeups {
     return this.#on(`r:${project}:${run}`, wake)
   }
 
+  /** Calls `wake` when text was added to a stream of the run. */
+  onStreamed(project: number, run: string, wake: Wake): () => void {
+    return this.#on(`c:${project}:${run}`, wake)
+  }
+
   /** Calls `wake` when the queue has something. */
   onQueue(project: number, queue: string, wake: Wake): () => void {
     return this.#on(`q:${project}:${queue}`, wake)
@@ -77,6 +93,12 @@ export class Wakeups {
   onOutbox(wake: Wake): () => void {
     this.#outbox.add(wake)
     return () => this.#outbox.delete(wake)
+  }
+
+  /** Calls `wake` whenever anything happened to any run. */
+  onAnything(wake: Wake): () => void {
+    this.#anything.add(wake)
+    return () => this.#anything.delete(wake)
   }
 
   /** Says that this server is alive and learns whether others are. Called by the reconciler. */
@@ -120,10 +142,12 @@ export class Wakeups {
 
   #wake(key: string): void {
     for (const wake of this.#waiting.get(key) ?? []) wake()
+    if (!key.startsWith('c:')) for (const wake of this.#anything) wake()
   }
 
   #wakeAll(): void {
     for (const waiting of this.#waiting.values()) for (const wake of waiting) wake()
+    for (const wake of this.#anything) wake()
     this.outbox()
   }
 

@@ -178,6 +178,13 @@ export async function invokePushed(engine: Engine): Promise<void> {
   if (errors.length > 0) throw errors[0]
 }
 
+/** SQL: the first ready jobs of the queue that nobody was asked for lately. */
+const ready = (which: string, limit: string) => `select r.id, r.priority, r.run_at from tidebase.runs r
+  where r.project = $1 and r.queue = $2 and r.status = 'queued' and r.run_at <= now() and ${which}
+    and not exists (
+      select from tidebase.deliveries d where d.project = r.project and d.run_id = r.id and ${askedLately})
+  order by r.priority desc, r.run_at limit greatest(${limit}, 0)`
+
 function invokeQueue(engine: Engine, project: number, queue: string): Promise<number> {
   return engine.db.transaction(async (tx) => {
     // The lock first, in a statement of its own: the next one sees what another server has asked for.
@@ -188,7 +195,7 @@ function invokeQueue(engine: Engine, project: number, queue: string): Promise<nu
     if (!locked) return 0
     const rows = await tx.query(
       `with room as materialized (
-        select q.invoke_url, q.rate_per_minute, least(
+        select q.invoke_url, q.rate_per_minute, q.per_key_concurrency as per_key, least(
           q.concurrency
             - (select count(*) from tidebase.runs r where r.project = $1 and r.queue = $2 and r.status = 'running')
             - (select count(*) from tidebase.deliveries d
@@ -199,14 +206,31 @@ function invokeQueue(engine: Engine, project: number, queue: string): Promise<nu
           $4::integer
         ) as room
         from tidebase.queues q where q.project = $1 and q.name = $2
+      ), keys as materialized (
+        with recursive keys as (
+          (select r.concurrency_key as key from tidebase.runs r
+            where r.project = $1 and r.queue = $2 and r.status = 'queued' and r.concurrency_key is not null
+            order by r.concurrency_key limit 1)
+          union all
+          select (select r.concurrency_key from tidebase.runs r
+            where r.project = $1 and r.queue = $2 and r.status = 'queued' and r.concurrency_key > k.key
+            order by r.concurrency_key limit 1)
+          from keys k where k.key is not null
+        )
+        select k.key, greatest(0, least(room.room, room.per_key - (
+          select count(*) from tidebase.runs r
+          where r.project = $1 and r.queue = $2 and r.status = 'running' and r.concurrency_key = k.key
+        ) - (
+          select count(*) from tidebase.deliveries d join tidebase.runs r on r.project = d.project and r.id = d.run_id
+          where d.project = $1 and ${askedLately} and r.queue = $2 and r.status = 'queued' and r.concurrency_key = k.key
+        ))) as room
+        from keys k cross join room where k.key is not null
       ), chosen as materialized (
         select r.id, room.invoke_url from room cross join lateral (
-          select r.id from tidebase.runs r
-          where r.project = $1 and r.queue = $2 and r.status = 'queued' and r.run_at <= now()
-            and not exists (
-              select from tidebase.deliveries d
-              where d.project = r.project and d.run_id = r.id and ${askedLately})
-          order by r.priority desc, r.run_at limit greatest(room.room, 0)
+          select * from (${ready('r.concurrency_key is null', 'room.room')}) r
+          union all
+          select r.* from keys k cross join lateral (${ready('r.concurrency_key = k.key', 'k.room')}) r
+          order by priority desc, run_at limit greatest(room.room, 0)
         ) r
       ), counted as (
         insert into tidebase.queue_claims (project, queue, at, claims)

@@ -53,6 +53,7 @@ describe('runs', () => {
       attempt: 0,
       queue: null,
       dedupeKey: null,
+      concurrencyKey: null,
       budget: null,
       priority: 0,
       runAt: null,

@@ -255,6 +255,7 @@ test('a name that leads inside when it is called is refused, although it looked 
     settings: {
       leaseMs: 60_000,
       reconcileMs: 1_000,
+      retentionDays: undefined,
       publicUrl: 'http://t',
       webhookSecret: undefined,
       allowPrivateWebhooks: false,

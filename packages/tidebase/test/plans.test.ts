@@ -1,5 +1,6 @@
 import pg from 'pg'
 import { expect, onTestFinished, test, vi } from 'vitest'
+import { openFrames, take } from '../../../test/frames.ts'
 import { startServer } from '../../../test/server.ts'
 
 // A prepared plan is made once, often while the tables are empty, and stays when they have grown. So on fresh tables,
@@ -7,7 +8,7 @@ import { startServer } from '../../../test/server.ts'
 
 /** Indexes that find few rows whatever the table holds. Others may be read in order by lists, which are not prepared. */
 const finders =
-  /_pkey$|^runs_(ready|running|dedupe)$|^waits_pending$|^signals_unread$|^queue_claims_recent$|^projects_|^api_keys_|^channels_|^servers_/
+  /_pkey$|^events_by_id$|^runs_(ready|running)(_keyed)?$|^runs_dedupe$|^waits_pending$|^signals_unread$|^queue_claims_recent$|^projects_|^api_keys_|^channels_|^servers_/
 
 interface Node {
   'Node Type': string
@@ -52,6 +53,13 @@ test('prepared statements find their rows by key, also when their plans are made
     if (name === 'b') await server.ok('completeStep', { params: path, body: { leaseOwner: 'w1', output: 1 } })
     else await server.ok('failStep', { params: path, body: { leaseOwner: 'w1', error: 'no', retryable: true } })
   }
+  const watching = await openFrames(`${server.url}/runs/${run.id}/events`)
+  for (const [offset, chunk] of [...'abc'].entries()) {
+    await server.ok('appendStream', { params, body: { stream: 'd', offset, chunk } })
+  }
+  await take(watching.frames, 3)
+  watching.close()
+  await server.ok('recordStep', { params, body: { ...step, name: 'd', output: 1 } })
   await server.ok('heartbeatRun', { params, body: { leaseOwner: 'w1' } })
   await server.ok('setState', { params, body: { value: { n: 1 } } })
   await server.ok('recordUsage', { params, body: { kind: 'llm', inputTokens: 1 } })
@@ -73,8 +81,11 @@ test('prepared statements find their rows by key, also when their plans are made
   await server.ok('completeRun', { params, body: { leaseOwner: 'w1' } })
   const job = { params: { queue: 'q' }, body: { workflowName: 'w', dedupeKey: 'k' } }
   await server.ok('configureQueue', { params: { queue: 'q' }, body: { concurrency: 5, ratePerMinute: 100 } })
+  await server.ok('claim', { body: { queues: ['q'], leaseOwner: 'w1' } })
   await server.ok('enqueue', job)
   await server.ok('enqueue', job)
+  await server.ok('configureQueue', { params: { queue: 'q' }, body: { perKeyConcurrency: 1 } })
+  await server.ok('enqueue', { params: { queue: 'q' }, body: { workflowName: 'w', concurrencyKey: 'a' } })
   const claimed = await server.ok('claim', { body: { queues: ['q'], leaseOwner: 'w1' } })
   const failing = { params: { runId: claimed.runs[0]?.id ?? '' }, body: { leaseOwner: 'w1', error: 'no' } }
   await server.ok('failRun', failing)
@@ -85,6 +96,10 @@ test('prepared statements find their rows by key, also when their plans are made
   await server.ok('recoverRun', { params: { runId: other.run.id }, body: {} })
   await server.ok('cancelRun', { params: { runId: other.run.id }, body: {} })
 
+  const feed = await openFrames(`${server.url}/events`)
+  await take(feed.frames, 3)
+  feed.close()
+
   for (const [given] of query.mock.calls) {
     const { name, text, values = [] } = given as unknown as { name?: string; text: string; values?: unknown[] }
     if (name) seen.set(name, { text, values })
@@ -93,11 +108,17 @@ test('prepared statements find their rows by key, also when their plans are made
     expect.arrayContaining([
       'steps.record',
       'queues.claim',
+      'queues.claim_keyed',
       'runs.create',
       'gates.resolve',
       'signals.send',
       'runs.park',
       'steps.resolve',
+      'streams.append',
+      'streams.read',
+      'streams.drop',
+      'events.feed',
+      'events.backlog',
     ]),
   )
   query.mockRestore()

@@ -236,7 +236,7 @@ describe('parking', () => {
     expect((await claim(queue)).runs).toHaveLength(1)
     expect((await claim(queue, 'w2')).runs).toHaveLength(0)
     const second = claim(queue, 'w2', 20_000)
-    const { wait: open } = await wait(params, 'a', 's', 50)
+    const { wait: open } = await wait(params, 'a', 's', 900)
     await park(params, [open.id])
     expect((await second).runs).toHaveLength(1)
     expect(await server.ok('enqueue', job)).toMatchObject({ deduplicated: true, run: { id: run.id } })
@@ -248,7 +248,7 @@ describe('parking', () => {
         open.id.slice('wait_'.length),
       ])
       expect(row?.due_at).toBeNull()
-    })
+    }, 10_000)
     expect(await types(params)).toEqual(before)
     const dated = await claimed({ deadlineMs: 300 })
     await park(dated.params, [(await wait(dated.params, 'a', 's')).wait.id])

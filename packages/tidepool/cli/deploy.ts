@@ -102,7 +102,7 @@ export async function beginDeployment(
   pod: string,
   dir: string,
   { files }: Source,
-  extra: { secrets?: Record<string, string>; message?: string },
+  extra: { secrets?: Record<string, string>; message?: string; before?: string },
   output: Output,
 ): Promise<DeploymentInfo> {
   const set = extra.secrets ?? {}
@@ -110,6 +110,7 @@ export async function beginDeployment(
     files: files.map(({ path, sha256, size }) => [path, sha256, size]),
     ...(Object.keys(set).length > 0 && { secrets: { set } }),
     ...(extra.message && { message: extra.message }),
+    ...(extra.before && { before: extra.before }),
   }
   for (;;) {
     try {

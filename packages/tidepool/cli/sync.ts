@@ -191,9 +191,15 @@ export async function push(options: PushOptions, output: Output): Promise<void> 
   const summary = describe(pod, plan)
   output.line(summary)
   await confirm(summary, options.yes, output)
-  if (plan.files.delete.length > 0) await api.call('POST', `/api/pods/${pod.id}/snapshots`)
-  if (db && plan.db && (plan.db.set > 0 || plan.db.removed > 0))
-    await api.call('PUT', `/api/pods/${pod.id}/db?mode=${plan.db.mode}`, { body: db })
+  // One snapshot for all of it, so that one undo takes all of it back.
+  const { snapshot: before } =
+    plan.files.delete.length > 0 || (plan.db?.removed ?? 0) > 0
+      ? await api.call<{ snapshot: string }>('POST', `/api/pods/${pod.id}/snapshots`)
+      : {}
+  if (db && plan.db && (plan.db.set > 0 || plan.db.removed > 0)) {
+    const mode = before ? `${plan.db.mode}&before=${before}` : plan.db.mode
+    await api.call('PUT', `/api/pods/${pod.id}/db?mode=${mode}`, { body: db })
+  }
   await uploadFiles(api, pod.id, dir, output)
   for (const name of plan.files.delete)
     await api.call('DELETE', `/api/pods/${pod.id}/files/${name.split('/').map(encodeURIComponent).join('/')}`)
@@ -205,7 +211,7 @@ export async function push(options: PushOptions, output: Output): Promise<void> 
       pod.id,
       dir,
       source,
-      { secrets: newSecrets, message: options.message },
+      { secrets: newSecrets, message: options.message, before },
       output,
     )
     deployment = (await followDeployment(api, pod.id, begun.id, output)).id

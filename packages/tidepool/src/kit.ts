@@ -1,7 +1,7 @@
 /**
  * What the platform takes from the runtime: the records' rules, addresses, names of files, how a pod is built and run.
  */
-export type { FileInfo, Json, Mail, Outcome, SentMail, Space, Write } from './backend.ts'
+export type { Attachment, FileInfo, Json, Mail, Mailbox, Outcome, SentMail, Space, Write, Written } from './backend.ts'
 export { maxDbSize, maxFilesSize } from './backend.ts'
 export { spaceNames } from './backend-local.ts'
 export { bundleOf, nodeArguments } from './dev/build.ts'

@@ -160,6 +160,11 @@ export const errorCodes = define({
     meaning: 'The token does not open this gate.',
     hint: 'Use the `resolveToken` that came with the gate, or an admin key without a token.',
   },
+  stream_gap: {
+    status: 409,
+    meaning: 'The stream does not reach this offset yet.',
+    hint: 'Go on at `expectedOffset`, or start over with {"offset":0,"reset":true}.',
+  },
   no_recovery_webhook: {
     status: 422,
     meaning: 'The run has no recovery webhook to call.',

@@ -54,12 +54,31 @@ export const streamEvents = route({
   method: 'GET',
   path: '/runs/:runId/events',
   summary:
-    'Server-sent events: the backlog after `after` (or the header `Last-Event-ID`), then live. A comment every 15 s keeps the connection open.',
+    'Server-sent events: the backlog after `after` (or the header `Last-Event-ID`), then live. Frames with `event: chunk` carry what its steps stream. A comment every 15 s keeps the connection open.',
   scopes: ['worker', 'enqueue', 'read'],
   query: z.object({
     after: IntParam(0, 2_147_483_647).optional(),
+    offsets: z
+      .string()
+      .max(4_000)
+      .optional()
+      .describe('Where to go on in token streams: `name:offset`, comma-separated, names percent-encoded'),
     token: z.string().optional().describe('The API key, for EventSource, which cannot send headers'),
   }),
   reply: null,
   errors: ['run_not_found', 'invalid_query'],
+})
+
+export const streamProjectEvents = route({
+  method: 'GET',
+  path: '/events',
+  summary:
+    'Server-sent events of all runs of the project, in the order of their ids: the backlog after the id `after` (or the header `Last-Event-ID`), then live. `after=latest` starts with what happens next.',
+  scopes: ['worker', 'read'],
+  query: z.object({
+    after: z.union([z.literal('latest'), IntParam(0, Number.MAX_SAFE_INTEGER)]).optional(),
+    token: z.string().optional().describe('The API key, for EventSource, which cannot send headers'),
+  }),
+  reply: null,
+  errors: ['invalid_query'],
 })

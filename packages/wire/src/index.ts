@@ -1,9 +1,10 @@
 // Tidebase's contract as data. Everything about a noun is in its file; `routes` is all of it.
 import { createChild } from './children.ts'
 import { getRun } from './detail.ts'
-import { streamEvents } from './events.ts'
+import { streamEvents, streamProjectEvents } from './events.ts'
 import { beginGate, decideGate, gatePage, getGate, listGates, resolveGate } from './gates.ts'
-import { health, llms, metrics, openapi } from './operations.ts'
+import { health, llms, mcp, metrics, openapi } from './operations.ts'
+import { configureProject, getProject } from './projects.ts'
 import { claim, configureQueue, enqueue, enqueueBatch, listQueues, pauseQueue, resumeQueue } from './queues.ts'
 import {
   beginRun,
@@ -20,6 +21,7 @@ import {
 import { deleteSchedule, listSchedules, putSchedule, triggerSchedule } from './schedules.ts'
 import { createSnapshot, listSnapshots, listStateVersions, patchState, saveState, setState } from './state.ts'
 import { beginStep, completeStep, failStep, recordStep, resolveStep } from './steps.ts'
+import { appendStream } from './streams.ts'
 import { recordUsage, sumUsage } from './usage.ts'
 import { createTimer, getWait, parkRun, sendSignal, waitForSignal } from './waits.ts'
 
@@ -29,6 +31,7 @@ export const routes = {
   openapi,
   llms,
   metrics,
+  mcp,
   createRun,
   listRuns,
   getRun,
@@ -41,6 +44,7 @@ export const routes = {
   retryRun,
   recoverRun,
   streamEvents,
+  streamProjectEvents,
   beginStep,
   recordStep,
   completeStep,
@@ -63,6 +67,7 @@ export const routes = {
   getWait,
   sendSignal,
   parkRun,
+  appendStream,
   createChild,
   recordUsage,
   sumUsage,
@@ -73,6 +78,8 @@ export const routes = {
   configureQueue,
   pauseQueue,
   resumeQueue,
+  getProject,
+  configureProject,
   putSchedule,
   listSchedules,
   deleteSchedule,
@@ -86,3 +93,4 @@ export { type ErrorBody, type ErrorCode, type ErrorMeaning, errorCodes, type Iss
 export { Event, EventType } from './events.ts'
 export { openApiDocument } from './openapi.ts'
 export type { BodyOf, ParamsOf, QueryOf, ReplyOf, Route, Scope } from './route.ts'
+export { Chunk } from './streams.ts'

@@ -30,6 +30,16 @@ export const metrics = route({
   errors: [],
 })
 
+export const mcp = route({
+  method: 'POST',
+  path: '/mcp',
+  summary:
+    'Model Context Protocol over Streamable HTTP: tools to look at runs, gates and queues and, where the key may, to decide, retry and cancel.',
+  scopes: ['worker', 'enqueue', 'read'],
+  reply: null,
+  errors: [],
+})
+
 export const openapi = route({
   method: 'GET',
   path: '/openapi.json',

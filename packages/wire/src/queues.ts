@@ -10,6 +10,7 @@ export const QueueConfig = z
     name: z.string(),
     concurrency: z.int().nullable(),
     ratePerMinute: z.int().nullable(),
+    perKeyConcurrency: z.int().nullable().describe('Runs of one `concurrencyKey` at a time'),
     invokeUrl: z.string().nullable(),
     paused: z.boolean(),
   })
@@ -111,6 +112,7 @@ export const configureQueue = route({
   body: z.object({
     concurrency: z.int().min(1).max(1_000_000).nullish(),
     ratePerMinute: z.int().min(1).max(100_000_000).nullish(),
+    perKeyConcurrency: z.int().min(1).max(1_000_000).nullish(),
     invokeUrl: WebUrl.nullish(),
   }),
   reply: z.object({ config: QueueConfig }),

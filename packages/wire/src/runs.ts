@@ -48,6 +48,7 @@ export const Run = z
     attempt: z.int(),
     queue: z.string().nullable(),
     dedupeKey: z.string().nullable(),
+    concurrencyKey: z.string().nullable(),
     priority: z.int(),
     runAt: Timestamp.nullable(),
     maxAttempts: z.int(),
@@ -202,6 +203,12 @@ export const recoverRun = route({
 /** When a queue run may start and how it competes; part of an enqueue. */
 export const JobOptions = z.object({
   dedupeKey: z.string().min(1).max(500).nullish(),
+  concurrencyKey: z
+    .string()
+    .min(1)
+    .max(500)
+    .nullish()
+    .describe('A tenant: keys take turns, and `perKeyConcurrency` of the queue caps each'),
   delayMs: z.int().min(0).max(315_576_000_000).nullish(),
   runAt: TimestampInput.nullish(),
   maxAttempts: z.int().min(1).max(1_000).nullish(),

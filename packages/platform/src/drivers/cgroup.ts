@@ -2,7 +2,16 @@
 //
 // Version 1 has a tree for each controller, version 2 one for all. A group is made before its process starts, which
 // joins it before it becomes the sandbox, so nothing ever runs outside.
-import { accessSync, constants, existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 
 /** What one sandbox may use. */
@@ -29,6 +38,8 @@ export interface Cgroups {
   /** Limits that this machine cannot set. */
   missing: string[]
   create(name: string, limits: Limits): Cgroup
+  /** Removes empty groups whose names start so: of a process that was killed. */
+  sweep(prefix: string): void
 }
 
 const root = '/sys/fs/cgroup'
@@ -62,11 +73,23 @@ function remove(paths: readonly string[]): void {
   }
 }
 
+function children(dir: string, prefix: string): string[] {
+  try {
+    return readdirSync(dir)
+      .filter((name) => name.startsWith(prefix))
+      .map((name) => join(dir, name))
+  } catch {
+    return []
+  }
+}
+
 function version1(): Cgroups | undefined {
   const controllers = (['memory', 'cpu', 'pids'] as const).filter((name) => writable(join(root, name)))
   if (controllers.length === 0) return undefined
   return {
     version: 1,
+    sweep: (prefix) =>
+      remove(controllers.flatMap((controller) => children(join(root, controller, 'tidepool'), prefix))),
     missing: ['memory', 'cpu', 'pids'].filter((name) => !controllers.some((each) => each === name)),
     create(name, { memoryMb, cpus, processes }) {
       const at = (controller: string) => join(root, controller, 'tidepool', name)
@@ -113,6 +136,7 @@ function version2(base: string | undefined): Cgroups | undefined {
   }
   return {
     version: 2,
+    sweep: (prefix) => remove(children(parent, prefix)),
     missing: ['memory', 'cpu', 'pids'].filter((name) => !controllers.includes(name)),
     create(name, { memoryMb, cpus, processes }) {
       const path = join(parent, name)

@@ -6,7 +6,8 @@
  * may read what the platform may.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
-import { existsSync, realpathSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { existsSync, readdirSync, readFileSync, realpathSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
@@ -108,6 +109,9 @@ function sandboxDriver(socket: string, dir: string): Driver {
   // A pod must not be root outside either. A checkout in root's home cannot be entered by anybody else, though.
   const user = process.getuid?.() === 0 && reachable([...readOnly, dirname(socket), dir]) ? nobody : undefined
   const cgroups = openCgroups(process.env.TIDEPOOL_CGROUP)
+  const prefix = `${createHash('sha256').update(dir).digest('hex').slice(0, 8)}-`
+  endOrphans(dir)
+  cgroups?.sweep(prefix)
 
   const probe = spawnSync(
     ...split(
@@ -146,7 +150,7 @@ function sandboxDriver(socket: string, dir: string): Driver {
     },
     place: ({ to }) => to,
     start(job) {
-      const group = cgroups?.create(job.id, job.limits)
+      const group = cgroups?.create(prefix + job.id, job.limits)
       const inner = bubblewrapArguments({
         readOnly,
         binds: [...job.binds, { from: socket, to: '/run/platform.sock' }],
@@ -271,6 +275,22 @@ function sandboxPid(child: ChildProcess): Promise<number> {
     child.once('exit', () => reject(new Error('the sandbox ended before it began')))
     child.once('error', reject)
   })
+}
+
+/**
+ * Ends sandboxes of an earlier process on this folder. They die with it by themselves, but for one that it was about to
+ * start: that waits for a parent that is gone.
+ */
+function endOrphans(dir: string): void {
+  for (const name of readdirSync('/proc').filter((each) => /^\d+$/.test(each))) {
+    try {
+      const words = readFileSync(`/proc/${name}/cmdline`, 'utf8').split('\0')
+      const ours = words.includes('bwrap') || words[0]?.endsWith('/bwrap')
+      if (ours && words.some((word) => word.startsWith(`${dir}/`))) process.kill(Number(name), 'SIGKILL')
+    } catch {
+      // It ended meanwhile, or is somebody else's.
+    }
+  }
 }
 
 /** Whether others than root can get to these folders. */

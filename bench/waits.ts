@@ -1,0 +1,154 @@
+// Waiting runs: how soon a worker has a run whose wait is over, how fast many are woken at once, and what a round of the
+// reconciler costs while many wait.
+import { Coalescers } from '../packages/tidebase/src/coalesce.ts'
+import { openDatabase } from '../packages/tidebase/src/db.ts'
+import type { Engine } from '../packages/tidebase/src/engine.ts'
+import { startReconciler } from '../packages/tidebase/src/reconcile.ts'
+import { Wakeups } from '../packages/tidebase/src/wakeups.ts'
+import { connect, percentile, repeat, round } from './client.ts'
+
+/** One measurement. */
+export interface WaitsResult {
+  system: string
+  parked: number
+  /** From the first signal until the last run was claimed. */
+  wokenInS: number
+  wakeP50ms: number
+  wakeP99ms: number
+  /** Median round of the reconciler, by the number of runs that wait. */
+  tickMs: Record<number, number>
+}
+
+interface Claimed {
+  runs: { id: string }[]
+}
+
+/**
+ * Parks runs and wakes them.
+ *
+ * @param parked runs that wait at once
+ * @param wakes how many are woken one after the other, with an idle worker
+ * @param waiting numbers of waiting runs to measure the reconciler with
+ */
+export async function benchWaits(
+  url: string,
+  databaseUrl: string,
+  { parked, wakes, waiting }: { parked: number; wakes: number; waiting: number[] },
+): Promise<WaitsResult> {
+  const client = connect(url)
+  const queue = `bench-${Date.now()}`
+  const leaseOwner = 'bench'
+  const claim = (limit: number, waitMs: number) =>
+    client.post<Claimed>('/queues/claim', { queues: [queue], limit, waitMs, leaseOwner })
+  /** Runs that wait for a signal, parked. */
+  const park = async (count: number) => {
+    const ids: string[] = []
+    for (let left = count; left > 0; left -= 1_000) {
+      const jobs = Array.from({ length: Math.min(left, 1_000) }, () => ({ workflowName: 'bench' }))
+      await client.post(`/queues/${queue}/enqueue/batch`, { jobs })
+    }
+    while (ids.length < count) {
+      const { runs } = await claim(100, 0)
+      await repeat(runs.length, 32, async (n) => {
+        const id = runs[n]?.id ?? ''
+        const { wait } = await client.post<{ wait: { id: string } }>(`/runs/${id}/signals/wait`, {
+          name: 'go',
+          signal: 'go',
+        })
+        await client.post(`/runs/${id}/park`, { leaseOwner, waitingFor: [wait.id] })
+        ids.push(id)
+      })
+    }
+    return ids
+  }
+  const wake = (id: string) => client.post(`/runs/${id}/signals`, { name: 'go' })
+  const complete = (id: string) => client.post(`/runs/${id}/complete`, { leaseOwner })
+
+  const all = await park(parked)
+  let claimed = 0
+  const began = performance.now()
+  await Promise.all([
+    repeat(all.length, 32, (n) => wake(all[n] ?? '')),
+    ...Array.from({ length: 4 }, async () => {
+      while (claimed < parked) {
+        const { runs } = await claim(50, 200)
+        claimed += runs.length
+        await Promise.all(runs.map(({ id }) => complete(id)))
+      }
+    }),
+  ])
+  const wokenInS = (performance.now() - began) / 1_000
+
+  const ms: number[] = []
+  for (const id of await park(wakes)) {
+    const idle = claim(1, 10_000)
+    // The worker is waiting by then.
+    await new Promise((resolve) => setTimeout(resolve, 15))
+    const sent = performance.now()
+    await wake(id)
+    await idle
+    ms.push(performance.now() - sent)
+    await complete(id)
+  }
+  client.close()
+  return {
+    system: 'tidebase',
+    parked,
+    wokenInS: round(wokenInS),
+    wakeP50ms: round(percentile(ms, 0.5)),
+    wakeP99ms: round(percentile(ms, 0.99)),
+    tickMs: await tickTimes(databaseUrl, waiting),
+  }
+}
+
+/** Times rounds of a reconciler of its own, while more and more runs wait for a time that is far away. */
+async function tickTimes(databaseUrl: string, waiting: number[]): Promise<Record<number, number>> {
+  const db = openDatabase({ connectionString: databaseUrl }, { timeoutMs: 120_000 })
+  const engine: Engine = {
+    db,
+    coalescers: new Coalescers(db),
+    wakeups: new Wakeups(db),
+    settings: {
+      leaseMs: 60_000,
+      reconcileMs: 3_600_000,
+      retentionDays: undefined,
+      publicUrl: 'http://127.0.0.1',
+      webhookSecret: undefined,
+      allowPrivateWebhooks: false,
+    },
+  }
+  const reconciler = startReconciler(engine, {
+    warn: (error) => {
+      throw error
+    },
+  })
+  const times: Record<number, number> = {}
+  let there = 0
+  for (const wanted of waiting) {
+    await db.cold.query(
+      `with made as (
+        insert into tidebase.runs (project, id, workflow_name, status, queue, run_at, deadline_at, event_seq)
+        select 1, gen_random_uuid(), 'waits', 'waiting', 'waits', now(), now() + interval '30 days', 3
+        from generate_series(1, $1) returning id
+      ), timers as (
+        insert into tidebase.waits (project, run_id, id, name, kind, due_at, status, position)
+        select 1, id, gen_random_uuid(), 't', 'timer', now() + interval '7 days', 'pending', 2 from made
+      )
+      insert into tidebase.gates (project, run_id, id, name, prompt, timeout_at)
+      select 1, id, gen_random_uuid(), 'g', '?', now() + interval '7 days' from made`,
+      [wanted - there],
+    )
+    there = wanted
+    await db.cold.query('analyze tidebase.runs, tidebase.waits, tidebase.gates')
+    const ms: number[] = []
+    for (let n = 0; n < 30; n++) {
+      const began = performance.now()
+      await reconciler.tick()
+      ms.push(performance.now() - began)
+    }
+    times[wanted] = round(percentile(ms, 0.5))
+  }
+  await reconciler.close()
+  await db.close()
+  return times
+}

@@ -1,0 +1,212 @@
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { createDatabase } from '../../../test/server.ts'
+import { type Agent, startTestPlatform, type TestPlatform } from './harness.ts'
+
+let platform: TestPlatform
+let ada: Agent
+beforeAll(async () => {
+  platform = await startTestPlatform()
+  ada = await platform.agent()
+}, 120_000)
+afterAll(() => platform.stop())
+
+const main = (text: string, more = '') => ({
+  'main.ts': `import tp from 'tidepool'\ntp.route('/', () => '${text}')\n${more}`,
+})
+const read = async (name: string, path = '/') => (await platform.fetchPod(name, path)).text
+const parse = <T>(text: string): T => JSON.parse(text)
+
+describe('deployments', { timeout: 60_000 }, () => {
+  test('one of a pod at a time; a repeated call of the same files is the same deployment', async () => {
+    const slow = main('slow', 'await new Promise((done) => setTimeout(done, 1500))')
+    const first = await platform.begin(ada, 'serial', slow)
+    const again = await platform.begin(ada, 'serial', slow)
+    expect(again.deployment).toBe(first.deployment)
+    await expect(platform.begin(ada, 'serial', main('other'))).rejects.toThrow('deploy_running')
+    expect((await platform.ended(ada, first)).status).toBe('live')
+    await platform.deploy(ada, 'serial', main('other'))
+    expect(await read('serial')).toBe('other')
+  })
+
+  test('cancelled: what is live stays live, the next one may begin', async () => {
+    await platform.deploy(ada, 'calm', main('one'))
+    const stuck = await platform.begin(
+      ada,
+      'calm',
+      main('two', 'await new Promise((done) => setTimeout(done, 20_000))'),
+    )
+    const path = `/api/pods/${stuck.id}/deployments/${stuck.deployment}/cancel`
+    expect((await ada.call('POST', path)).status).toBe(200)
+    expect((await ada.call('POST', path)).status).toBe(200)
+    expect((await platform.ended(ada, stuck)).status).toBe('cancelled')
+    expect(await read('calm')).toBe('one')
+    await platform.deploy(ada, 'calm', main('three'))
+    expect(await read('calm')).toBe('three')
+    expect(platform.platform.replicas.groups().filter(({ pod }) => pod === stuck.id)).toHaveLength(1)
+  })
+
+  test('a home page that fails is not healthy: the error names the line', async () => {
+    await platform.deploy(ada, 'frail', main('fine'))
+    const files = { 'main.ts': "import tp from 'tidepool'\n\ntp.route('/', () => { throw new Error('no home') })\n" }
+    const begun = await platform.begin(ada, 'frail', files)
+    const { status, error } = await platform.ended(ada, begun)
+    expect(status).toBe('failed')
+    expect(error).toMatchObject({
+      code: 'unhealthy',
+      file: 'main.ts',
+      line: 3,
+      error: expect.stringContaining('no home'),
+    })
+    expect(await read('frail')).toBe('fine')
+  })
+
+  test('a main.ts that never ends, or ends the process, does not go live', async () => {
+    const exit = await platform.begin(ada, 'exits', main('x', 'process.exit(3)'))
+    expect(await platform.ended(ada, exit)).toMatchObject({
+      status: 'failed',
+      error: { code: 'boot_failed', error: expect.stringContaining('code 3') },
+    })
+    expect((await platform.fetchPod('exits')).status).toBe(503)
+  })
+
+  test('what was not uploaded is named; nothing is deployed', async () => {
+    const { body } = await ada.call('POST', '/api/pods', { name: 'empty' })
+    const sha256 = 'a'.repeat(64)
+    const { pod }: { pod: { id: string } } = body as never
+    const answer = await ada.call('POST', `/api/pods/${pod.id}/deployments`, { files: [['main.ts', sha256, 5]] })
+    expect(answer.status).toBe(409)
+    expect(parse(answer.text)).toMatchObject({ code: 'missing_files', missing: [sha256] })
+    expect((await platform.fetchPod('empty')).body).toMatchObject({ code: 'not_deployed' })
+  })
+
+  test('packages come from the lockfile, without scripts, and are kept for the next deployment', async () => {
+    const manifest = { name: 'deps', private: true, type: 'module', dependencies: { 'is-number': '7.0.0' } }
+    const files = (text: string) => ({
+      'package.json': JSON.stringify(manifest),
+      'main.ts': `import tp from 'tidepool'\nimport isNumber from 'is-number'\ntp.route('/', () => '${text} ' + isNumber(5))\n`,
+    })
+    const live = await platform.deploy(ada, 'deps', files('one'))
+    expect(await read('deps')).toBe('one true')
+    const second = await platform.deploy(ada, 'deps', files('two'))
+    const found = await ada.call('GET', `/api/pods/${live.id}/deployments/${second.deployment}`)
+    const { deployment } = parse<{ deployment: { steps: { name: string; detail: object }[] } }>(found.text)
+    expect(deployment.steps.find(({ name }) => name === 'install')?.detail).toMatchObject({ cached: true })
+    const bad = await platform.begin(ada, 'deps', {
+      ...files('three'),
+      'package.json': JSON.stringify({ ...manifest, dependencies: { 'is-number': '999.0.0' } }),
+    })
+    expect(await platform.ended(ada, bad)).toMatchObject({
+      status: 'failed',
+      error: { code: 'install_failed', error: expect.stringContaining('is-number') },
+    })
+    expect(await read('deps')).toBe('two true')
+  })
+
+  test('rollback goes to a number; nothing to roll back or undo is said', async () => {
+    const { id } = await platform.deploy(ada, 'steps', main('one'))
+    expect((await ada.call('POST', `/api/pods/${id}/rollback`, {})).body).toMatchObject({ code: 'not_deployed' })
+    expect((await ada.call('POST', `/api/pods/${id}/undo`)).body).toMatchObject({ code: 'nothing_to_undo' })
+    await platform.deploy(ada, 'steps', main('two'))
+    await platform.deploy(ada, 'steps', main('three'))
+    const { deployment } = parse<{ deployment: { id: string } }>(
+      (await ada.call('POST', `/api/pods/${id}/rollback`, { deployment: '1' })).text,
+    )
+    await platform.ended(ada, { id, deployment: deployment.id })
+    expect(await read('steps')).toBe('one')
+  })
+})
+
+describe('replicas', { timeout: 60_000 }, () => {
+  const shared = {
+    'main.ts': `import tp from 'tidepool'
+tp.background({}, async function once() { await tp.db.increment('once') })
+tp.background({ seconds: 1 }, async function tick() { await tp.db.increment('ticks') })
+tp.route('/', async () => ({ replica: process.env.TIDEPOOL_REPLICA, once: await tp.db.get('once'), ticks: await tp.db.get('ticks', 0) }))
+tp.route('/add', async () => ({ n: await tp.db.increment('n') }))
+tp.route('/work', async () => ({ id: (await tp.enqueue('job')).run.id }))
+tp.route('/done', async () => tp.db.keys('done:'))
+tp.route('/die', () => process.exit(1))
+tp.workflow('job', async (run) => {
+  await run.step('one', () => tp.db.increment('step-one'))
+  await run.step('two', async () => { await tp.db.set('done:' + run.id, true) })
+})
+`,
+  }
+
+  test('share data, background tasks and workflows; scaling and restarting fails no request', async () => {
+    const { id } = await platform.deploy(ada, 'crowd', shared)
+    let failed = 0
+    let asked = 0
+    let stop = false
+    const load = Promise.all(
+      [1, 2, 3, 4].map(async () => {
+        while (!stop) {
+          asked += 1
+          if ((await platform.fetchPod('crowd', '/add')).status !== 200) failed += 1
+        }
+      }),
+    )
+    await ada.call('PATCH', `/api/pods/${id}`, { replicas: 3 })
+    const seen = new Set<string>()
+    await expect
+      .poll(async () => seen.add(String((await platform.fetchPod('crowd')).body.replica)).size, { timeout: 20_000 })
+      .toBe(3)
+    expect((await ada.call('POST', `/api/pods/${id}/restart`)).status).toBe(200)
+    await ada.call('PATCH', `/api/pods/${id}`, { replicas: 2 })
+    await expect.poll(() => platform.platform.replicas.of(id).length, { timeout: 20_000 }).toBe(2)
+    stop = true
+    await load
+    expect(failed).toBe(0)
+    // Every answer was counted, once.
+    expect((await platform.fetchPod('crowd', '/add')).body).toEqual({ n: asked + 1 })
+    const { id: run } = parse<{ id: string }>(await read('crowd', '/work'))
+    await expect.poll(async () => parse<string[]>(await read('crowd', '/done'))).toEqual([`done:${run}`])
+    // Once a deployment, whatever the number of replicas and restarts.
+    const state = parse<{ once: number; ticks: number }>(await read('crowd'))
+    expect(state.once).toBe(1)
+    expect(state.ticks).toBeGreaterThan(0)
+  })
+
+  test('a process that dies is started again', async () => {
+    const { id } = await platform.deploy(ada, 'phoenix', shared)
+    await platform.fetchPod('phoenix', '/die').catch(() => undefined)
+    expect((await platform.fetchPod('phoenix')).status).toBe(200)
+    const logs = await ada.call('GET', `/api/pods/${id}/logs`)
+    expect(logs.text).toContain('ended with code 1; it is started again')
+  })
+})
+
+test('everything of a pod can be made again from the database and the storage', { timeout: 60_000 }, async () => {
+  const database = await createDatabase()
+  const first = await startTestPlatform({ databaseUrl: database.url, masterKey: '0'.repeat(64) })
+  const bob = await first.agent('bob@example.com')
+  await first.deploy(
+    bob,
+    'lasting',
+    main('still here', "await tp.db.set('k', tp.secrets.word ?? 'none')\ntp.route('/k', () => tp.db.get('k'))"),
+    {
+      secrets: { set: { word: 'kept' } },
+    },
+  )
+  const { dir } = first
+  await first.platform.replicas.close()
+  await rm(join(dir, 'releases'), { recursive: true })
+  const storage = join(dir, 'storage')
+  // Only the storage moves to the new machine.
+  const { cp, mkdtemp } = await import('node:fs/promises')
+  const { tmpdir } = await import('node:os')
+  const moved = await mkdtemp(join(tmpdir(), 'tpm-'))
+  await cp(storage, join(moved, 'storage'), { recursive: true })
+  await first.stop()
+  const second = await startTestPlatform({ databaseUrl: database.url, masterKey: '0'.repeat(64), dir: moved })
+  try {
+    expect((await second.fetchPod('lasting')).text).toBe('still here')
+    expect((await second.fetchPod('lasting', '/k')).text).toBe('kept')
+  } finally {
+    await second.stop()
+    await rm(moved, { recursive: true, force: true })
+    await database.drop()
+  }
+})
