@@ -46,11 +46,15 @@ function translate(error: unknown): unknown {
   if (error instanceof PlatformError || error instanceof Taken) return error
   if (error instanceof pg.DatabaseError && error.code) {
     if (error.code === '23505') return new Taken(error.constraint ?? '')
-    // NUL, or half of a surrogate pair: Postgres keeps no such text.
-    if (error.code === '22021' || error.code === '22P05')
-      return new PlatformError('invalid', 'A text contains a character that cannot be kept, such as NUL.', {
-        cause: error,
-      })
+    // NUL, half of a surrogate pair, an id that is none: what Postgres cannot read came from a request.
+    if (['22021', '22P05', '22P02'].includes(error.code))
+      return new PlatformError(
+        'invalid',
+        'A text has a form that cannot be kept, such as NUL or half of a surrogate pair.',
+        {
+          cause: error,
+        },
+      )
     if (!passing.test(error.code)) return error
   }
   return new PlatformError('unavailable', 'The database does not answer.', { cause: error })

@@ -9,10 +9,10 @@
  */
 import { RunCancelledError, type RunContext } from '@tidebase/sdk'
 import type { DeploymentRow, StepName, StepState } from './deploys.ts'
+import { ask } from './drivers/inside.ts'
 import { errorBody, messageOf, PlatformError } from './errors.ts'
 import type { Platform } from './platform.ts'
 import { type PodRow, podUrl } from './pods.ts'
-import { ask } from './replicas.ts'
 import { restoreSnapshot, takeSnapshot } from './snapshots.ts'
 
 /** Requests of the version that is replaced may take this long, ms. */

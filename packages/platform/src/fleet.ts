@@ -6,6 +6,7 @@
 import type { DeploymentRow } from './deploys.ts'
 import { findEnvironment } from './environments.ts'
 import { messageOf } from './errors.ts'
+import { struck } from './logs.ts'
 import type { Platform } from './platform.ts'
 import { type PodRow, podUrl } from './pods.ts'
 import type { GroupSpec } from './replicas.ts'
@@ -40,8 +41,7 @@ export function createFleet(platform: () => Platform) {
       release: releases.dir(pod.id, deployment),
       modules: await releases.modulesOf(pod.id, deployment),
       limits: environment,
-      // Short ones would strike out half of every line.
-      secrets: Object.values(secrets).filter((value) => value.length >= 8),
+      secrets: struck(Object.values(secrets)),
     }
   }
 

@@ -23,6 +23,25 @@ const lineChars = 16_000
 const perSecond = 256 * 1024
 const levels: Record<number, LogLine['level']> = { 30: 'info', 40: 'warn', 50: 'error', 60: 'error' }
 
+/** Shorter ones would strike out half of every line. */
+const leastSecret = 8
+
+/**
+ * The texts by which the values of secrets show: themselves, as JSON and console.log spell them, and the lines of those with several. The
+ * longest first, so that nothing is left of one that holds another.
+ */
+export function struck(values: readonly string[]): string[] {
+  const shown = values.flatMap((value) => [value, ...value.split(/\r?\n/)].map((text) => text.trim()))
+  const texts = shown.flatMap((text) => [text, text.replaceAll('\\', '\\\\'), JSON.stringify(text).slice(1, -1)])
+  const unique = [...new Set(texts)].filter((text) => text.length >= leastSecret)
+  return unique.sort((a, b) => b.length - a.length)
+}
+
+/** @param secrets as `struck` gives them */
+export function strike(text: string, secrets: readonly string[]): string {
+  return secrets.reduce((all, secret) => all.replaceAll(secret, '[secret]'), text)
+}
+
 /** Opens the logs in `dir`. */
 export function createLogs(dir: string) {
   const followers = new Map<string, Set<(line: LogLine) => void>>()
@@ -79,20 +98,19 @@ export function createLogs(dir: string) {
     return { at, level: 'info', replica, message: text }
   }
 
-  /** Takes in what a process prints. @param secrets values to strike out */
+  /** Takes in what a process prints. @param secrets texts to strike out, see `struck` */
   function capture(pod: string, replica: string, stream: Readable, secrets: () => readonly string[]): void {
     let second = 0
     let printed = 0
     let rest = ''
-    const strike = (text: string) => secrets().reduce((all, value) => all.replaceAll(value, '[secret]'), text)
-    const take = (raw: string) => {
+    const take = (whole: string) => {
       const now = Math.trunc(Date.now() / 1000)
       if (now !== second) {
         second = now
         printed = 0
       }
       const before = printed
-      printed += raw.length
+      printed += whole.length
       if (printed > perSecond) {
         if (before <= perSecond)
           write(pod, {
@@ -103,7 +121,8 @@ export function createLogs(dir: string) {
           })
         return
       }
-      if (raw !== '') write(pod, parse(strike(raw.length > lineChars ? `${raw.slice(0, lineChars)} …` : raw), replica))
+      const raw = strike(whole, secrets())
+      if (raw !== '') write(pod, parse(raw.length > lineChars ? `${raw.slice(0, lineChars)} …` : raw, replica))
     }
     stream.setEncoding('utf8')
     stream.on('data', (chunk: string) => {
@@ -111,8 +130,13 @@ export function createLogs(dir: string) {
       rest = lines.pop() ?? ''
       for (const line of lines) take(line)
       if (rest.length <= lineChars) return
-      take(rest)
-      rest = ''
+      // A secret that is cut in two would not be known again: so much stays as the longest of them has, and is cut
+      // off where none goes on.
+      const most = Math.max(0, ...secrets().map(({ length }) => length))
+      if (rest.length <= lineChars + most) return
+      const cleaned = strike(rest, secrets())
+      take(cleaned.slice(0, -most || undefined))
+      rest = most === 0 ? '' : cleaned.slice(-most)
     })
     stream.on('end', () => take(rest))
     stream.on('error', () => {})

@@ -22,10 +22,10 @@ import { runDeploy } from './deploy-run.ts'
 import { createDeploys } from './deploys.ts'
 import { openProcessDriver } from './drivers/process.ts'
 import { createEgress } from './egress.ts'
-import { messageOf, PlatformError } from './errors.ts'
+import { errorBody, messageOf, PlatformError } from './errors.ts'
 import { createFleet } from './fleet.ts'
 import { createProxy } from './gateway/proxy.ts'
-import { createRouter } from './gateway/router.ts'
+import { createRouter, isPlain } from './gateway/router.ts'
 import { hashSecret, newSecret } from './ids.ts'
 import { sweepLimits } from './limits.ts'
 import { createLogs } from './logs.ts'
@@ -231,6 +231,11 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Runn
     const api = createApi(platform)
     const route = createRouter(domain)
     http.on('request', (req, res) => {
+      if (!isPlain(req)) {
+        res.writeHead(400, { 'content-type': 'application/json', connection: 'close' })
+        res.end(JSON.stringify(errorBody(new PlatformError('invalid', 'A request has one Host and a path.')).body))
+        return
+      }
       const answer = () => {
         const destination = route(req.headers.host)
         if (destination.to === 'pod') proxy.web(req, res, destination.name)
@@ -249,7 +254,7 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Runn
     })
     http.on('upgrade', (req, client, head) => {
       const destination = route(req.headers.host)
-      if (destination.to === 'pod') proxy.upgrade(req, client, head, destination.name)
+      if (destination.to === 'pod' && isPlain(req)) proxy.upgrade(req, client, head, destination.name)
       else client.destroy()
     })
 

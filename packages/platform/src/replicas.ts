@@ -9,11 +9,11 @@
  * Invariants: what is healthy answers (asked every few seconds; one whose event loop is blocked is killed); a replica
  * that dies is started again with backoff, which a minute of life takes back.
  */
-import { request } from 'node:http'
-import { alivePath, type ErrorBody, nodeArguments } from 'tidepool/kit'
-import { connectInside } from './drivers/inside.ts'
+import { alivePath, nodeArguments } from 'tidepool/kit'
+import { ask } from './drivers/inside.ts'
 import type { Driver, Job, Started } from './drivers/process.ts'
 import { messageOf, PlatformError } from './errors.ts'
+import { failureOf } from './failures.ts'
 import { newId } from './ids.ts'
 import type { Logs } from './logs.ts'
 
@@ -29,6 +29,7 @@ export interface GroupSpec {
   release: string
   modules: string | undefined
   limits: Job['limits']
+  /** Texts that logs and errors must not contain. */
   secrets: readonly string[]
 }
 
@@ -298,10 +299,9 @@ export function createReplicas({ driver, logs, onChange }: ReplicasOptions) {
       const replica = byId.get(String(message.replica))
       if (!replica || replica.group.spec.pod !== pod || replica.state !== 'starting') return
       if (message.type === 'failed') {
-        const error = message.error as ErrorBody
-        const { error: text = 'main.ts threw', code: _, docs: __, hint: ___, ...rest } = error ?? {}
+        const { text, place } = failureOf(message.error, replica.group.spec.secrets)
         say(replica.group, replica.id, 'error', `The app did not start: ${text}`)
-        fail(replica.group, new PlatformError('boot_failed', text, rest))
+        fail(replica.group, new PlatformError('boot_failed', text, place))
         return
       }
       if (message.type !== 'ready') return
@@ -382,34 +382,3 @@ export function createReplicas({ driver, logs, onChange }: ReplicasOptions) {
 }
 
 export type Replicas = ReturnType<typeof createReplicas>
-
-/** Asks a process on its socket. @returns the status @throws Error when it does not answer in time */
-export function ask(
-  socketPath: string,
-  path: string,
-  headers: Record<string, string> = {},
-  timeoutMs = 3_000,
-): Promise<{ status: number; body: string }> {
-  return new Promise((resolve, reject) => {
-    const sent = request(
-      {
-        createConnection: () => connectInside(socketPath).setTimeout(timeoutMs),
-        path,
-        headers: { host: 'localhost', ...headers },
-        timeout: timeoutMs,
-      },
-      (answer) => {
-        let body = ''
-        answer.setEncoding('utf8')
-        answer.on('data', (chunk: string) => {
-          if (body.length < 65_536) body += chunk
-        })
-        answer.on('end', () => resolve({ status: answer.statusCode ?? 0, body }))
-        answer.on('error', reject)
-      },
-    )
-    sent.on('timeout', () => sent.destroy(new Error(`no answer in ${timeoutMs} ms`)))
-    sent.on('error', reject)
-    sent.end()
-  })
-}

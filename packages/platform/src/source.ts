@@ -42,7 +42,8 @@ export function checkSource(files: readonly SourceFile[]): void {
   const issues: Issue[] = []
   const seen = new Map<string, string>()
   const folders = new Map<string, string>()
-  for (const [at, [path, , size]] of files.entries()) {
+  const sizes = new Map<string, number>()
+  for (const [at, [path, sha256, size]] of files.entries()) {
     const bad = (message: string) => issues.push({ path: ['files', at], message: `${JSON.stringify(path)} ${message}` })
     try {
       checkFileName(path)
@@ -53,6 +54,9 @@ export function checkSource(files: readonly SourceFile[]): void {
     if (size > sourceLimits.fileBytes) bad(`has ${size} bytes; a file has at most ${sourceLimits.fileBytes}`)
     const segments = path.split('/')
     if (ours.has(segments[0] ?? '')) bad('lies in a folder that is the platform’s own')
+    // One content has one size: with two of them a small one could be said for a large one.
+    if (sizes.has(sha256) && sizes.get(sha256) !== size) bad('has another size than the same content elsewhere')
+    sizes.set(sha256, size)
     // Disks that do not tell cases apart would keep one of two.
     const folded = path.normalize('NFC').toLowerCase()
     const twin = seen.get(folded)

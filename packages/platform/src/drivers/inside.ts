@@ -2,6 +2,7 @@
 // link, followed from out here, would lead to sockets of this machine. So nothing is followed: what lies there is
 // opened as it is, looked at, and connected to by that handle.
 import { closeSync, constants, fstatSync, openSync } from 'node:fs'
+import { request } from 'node:http'
 import { connect, Socket } from 'node:net'
 import { basename, dirname } from 'node:path'
 
@@ -36,4 +37,35 @@ export function connectInside(path: string): Socket {
   } finally {
     for (const handle of handles) closeSync(handle)
   }
+}
+
+/** Asks a process on its socket. @returns the status @throws Error when it does not answer in time */
+export function ask(
+  socketPath: string,
+  path: string,
+  headers: Record<string, string> = {},
+  timeoutMs = 3_000,
+): Promise<{ status: number; body: string }> {
+  return new Promise((resolve, reject) => {
+    const sent = request(
+      {
+        createConnection: () => connectInside(socketPath).setTimeout(timeoutMs),
+        path,
+        headers: { host: 'localhost', ...headers },
+        timeout: timeoutMs,
+      },
+      (answer) => {
+        let body = ''
+        answer.setEncoding('utf8')
+        answer.on('data', (chunk: string) => {
+          if (body.length < 65_536) body += chunk
+        })
+        answer.on('end', () => resolve({ status: answer.statusCode ?? 0, body }))
+        answer.on('error', reject)
+      },
+    )
+    sent.on('timeout', () => sent.destroy(new Error(`no answer in ${timeoutMs} ms`)))
+    sent.on('error', reject)
+    sent.end()
+  })
 }

@@ -1,7 +1,13 @@
 // Which pod a host name means.
+import type { IncomingMessage } from 'node:http'
 
 /** What a Host header names: the platform itself, a pod, or nothing here. */
 export type Destination = { to: 'platform' } | { to: 'pod'; name: string } | { to: 'nowhere' }
+
+/** Whether a request names one host, and it nowhere else: what is said twice, the next program may read otherwise. */
+export function isPlain(req: IncomingMessage): boolean {
+  return req.headersDistinct.host?.length === 1 && req.url?.startsWith('/') === true
+}
 
 /** Makes the table. @param domain pods are at `<name>.<domain>`; the platform is at the domain itself and at addresses */
 export function createRouter(domain: string): (host: string | undefined) => Destination {
