@@ -20,6 +20,7 @@ const body = {
   stream: 's',
   offset: 0,
   chunk: '',
+  scope: 'read',
 }
 const none = '0'.repeat(32)
 
@@ -33,6 +34,7 @@ export function anyRequest(name: RouteName, params: Record<string, string> = {})
       gateId: `gate_${none}`,
       waitId: `wait_${none}`,
       queue: 'q',
+      project: 'other',
       name: 'n',
       workflowName: 'w',
       ...params,

@@ -218,12 +218,7 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Runn
         return { secrets: await readSecrets(db, master, pod, row.secrets_version) }
       },
       report: (pod, message) => replicas.report(pod, message),
-      tidebase: async (pod) => {
-        // Elsewhere there is one key for all, and with it a pod would see the runs of the others.
-        if (!embedded.makeKey)
-          throw new PlatformError('forbidden', 'Pods have durable runs with the platform’s own Tidebase only.')
-        return { url: embedded.url, key: await projectKey(embedded, master, `pod ${pod}`) }
-      },
+      tidebase: async (pod) => ({ url: embedded.url, key: await projectKey(embedded, master, `pod ${pod}`) }),
       onError: (error) => log.error({ err: error }, 'a call of a pod failed'),
     })
     closers.push(() => dataApi.close())
@@ -313,9 +308,8 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Runn
 interface Embedded {
   url: string
   server: Pick<TidebaseServer, 'connection' | 'stop'>
-  adminKey: string | undefined
-  /** Makes a key in a project of the embedded server. */
-  makeKey: ((project: string, secret: string) => Promise<void>) | undefined
+  /** Makes a key in a project, for which repeating it does no harm. */
+  makeKey: (project: string, secret: string) => Promise<void>
 }
 
 async function startTidebase(options: PlatformOptions, log: Log): Promise<Embedded> {
@@ -333,26 +327,47 @@ async function startTidebase(options: PlatformOptions, log: Log): Promise<Embedd
     log,
     onFatal: options.onFatal,
   })
-  if (tidebaseUrl) return { url: tidebaseUrl, server, adminKey: options.tidebaseKey, makeKey: undefined }
+  if (tidebaseUrl)
+    return {
+      url: tidebaseUrl,
+      server,
+      makeKey: (project, secret) => keyElsewhere(tidebaseUrl, options.tidebaseKey, project, secret),
+    }
   return {
     url: server.url,
     server,
-    adminKey: undefined,
     async makeKey(project, secret) {
       await server.createKey({ project, name: 'tidepool', scope: 'admin', secret })
     },
   }
 }
 
+/** Makes a key on a Tidebase elsewhere. @throws PlatformError `unavailable` */
+async function keyElsewhere(url: string, own: string | undefined, project: string, secret: string): Promise<void> {
+  const answer = await fetch(`${url.replace(/\/+$/, '')}/projects/${encodeURIComponent(project)}/keys`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', ...(own && { authorization: `Bearer ${own}` }) },
+    body: JSON.stringify({ name: 'tidepool', scope: 'admin', secret }),
+  }).catch((cause: unknown) => {
+    throw new PlatformError('unavailable', `The Tidebase at ${url} does not answer.`, {
+      cause,
+      hint: 'Check TIDEBASE_URL.',
+    })
+  })
+  if (answer.ok) return
+  throw new PlatformError('unavailable', `The Tidebase at ${url} makes no keys for this platform (${answer.status}).`, {
+    hint: 'TIDEBASE_API_KEY must be the server’s own key.',
+  })
+}
+
 const made = new Map<string, Promise<string>>()
 
 /** The key to a project of the run server. Derived, so that nothing that opens it is stored. */
 function projectKey(
-  { url, adminKey, makeKey }: Embedded,
+  { url, makeKey }: Embedded,
   master: ReturnType<typeof createMaster>,
   project: string,
 ): Promise<string> {
-  if (!makeKey) return Promise.resolve(adminKey ?? '')
   const secret = `tide_admin_${master.mac(`tidebase ${project}`)}`
   const key = `${url} ${project} ${secret}`
   let making = made.get(key)

@@ -18,6 +18,7 @@ import type { Caller, Engine } from './engine.ts'
 import { forkRun } from './fork.ts'
 import { decideGate, gatePage } from './gate-page.ts'
 import { beginGate, getGate, listGates, resolveGate } from './gates.ts'
+import { createProjectKey } from './keys.ts'
 import type { Streams } from './live.ts'
 import { llmsText } from './llms.ts'
 import type { Metrics } from './metrics.ts'
@@ -169,6 +170,7 @@ export function handlersOf(
 
     getProject: ({ caller }) => getProject(engine, caller),
     configureProject: ({ caller, body }) => configureProject(engine, caller, body),
+    createProjectKey: ({ caller, params, body }) => createProjectKey(cold, caller, params.project, body),
 
     putSchedule: ({ caller, params, body }) => putSchedule(engine, caller, params.name, body),
     listSchedules: ({ caller }) => listSchedules(engine, caller),

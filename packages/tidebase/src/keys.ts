@@ -1,8 +1,9 @@
 // API keys: made by the `tidebase keys` command, shown once, stored as SHA-256. A key belongs to a project.
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
-import type { Scope } from '@tidebase/wire'
+import type { BodyOf, ReplyOf, Routes, Scope } from '@tidebase/wire'
 import type { Queryable } from './db.ts'
 import type { Caller } from './engine.ts'
+import { ApiError } from './errors.ts'
 import { newId, wireId } from './ids.ts'
 
 /** A key as `tidebase keys list` shows it. */
@@ -64,6 +65,26 @@ export async function createKey(
   )
   if (!row) throw new Error('the key was not returned')
   return { key: toKey(row), secret }
+}
+
+/**
+ * Makes a key in any project, for programs that give each of their tenants one.
+ *
+ * @throws ApiError `forbidden` for every key but the server's own
+ */
+export async function createProjectKey(
+  db: Queryable,
+  caller: Caller,
+  project: string,
+  { name, scope, secret }: BodyOf<Routes['createProjectKey']>,
+): Promise<ReplyOf<Routes['createProjectKey']>> {
+  if (caller.keyId !== null) {
+    throw new ApiError('forbidden', 'Only the server’s own key (TIDEBASE_API_KEY) makes keys in other projects.', {
+      hint: 'Use it, or `tidebase keys create` on the server’s machine.',
+    })
+  }
+  const made = await createKey(db, { project, name, scope, ...(secret && { secret }) })
+  return { id: made.key.id, project, secret: made.secret }
 }
 
 /** All keys, revoked ones included, by project and age. */

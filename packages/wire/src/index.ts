@@ -4,7 +4,7 @@ import { getRun } from './detail.ts'
 import { streamEvents, streamProjectEvents } from './events.ts'
 import { beginGate, decideGate, gatePage, getGate, listGates, resolveGate } from './gates.ts'
 import { health, llms, mcp, metrics, openapi } from './operations.ts'
-import { configureProject, getProject } from './projects.ts'
+import { configureProject, createProjectKey, getProject } from './projects.ts'
 import { claim, configureQueue, enqueue, enqueueBatch, listQueues, pauseQueue, resumeQueue } from './queues.ts'
 import {
   beginRun,
@@ -80,6 +80,7 @@ export const routes = {
   resumeQueue,
   getProject,
   configureProject,
+  createProjectKey,
   putSchedule,
   listSchedules,
   deleteSchedule,
