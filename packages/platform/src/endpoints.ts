@@ -3,14 +3,18 @@ import { agentEndpoints } from './agents.ts'
 import { deployEndpoints } from './deploys.ts'
 import type { Endpoint } from './endpoint.ts'
 import { environmentEndpoints } from './environments.ts'
+import { keyEndpoints } from './keys.ts'
 import { dataEndpoints } from './pod-data.ts'
 import { podEndpoints } from './pods.ts'
+import { rollbackEndpoints } from './rollback.ts'
 import { secretEndpoints } from './secrets.ts'
 
 export const endpoints: Record<string, Endpoint> = {
   ...agentEndpoints,
+  ...keyEndpoints,
   ...podEndpoints,
   ...deployEndpoints,
+  ...rollbackEndpoints,
   ...secretEndpoints,
   ...dataEndpoints,
   ...environmentEndpoints,

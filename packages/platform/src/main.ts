@@ -6,9 +6,9 @@
  * request that comes early waits for its pod.
  */
 import { execFile } from 'node:child_process'
-import { once, setMaxListeners } from 'node:events'
+import { setMaxListeners } from 'node:events'
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { createServer, type Server } from 'node:http'
+import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -27,6 +27,7 @@ import { createFleet } from './fleet.ts'
 import { createProxy } from './gateway/proxy.ts'
 import { createRouter, isPlain } from './gateway/router.ts'
 import { hashSecret, newSecret } from './ids.ts'
+import { drain, every, listen } from './lifecycle.ts'
 import { sweepLimits } from './limits.ts'
 import { createLogs } from './logs.ts'
 import { createMailer } from './mail.ts'
@@ -104,7 +105,6 @@ export interface RunningPlatform {
 const silent: Log = { info() {}, warn() {}, error() {} }
 const settleMs = 3_000
 const sweepMs = 60_000
-const listenHint = 'Stop the other program, or choose a port with --port N.'
 
 /**
  * Starts a platform. What it opened is closed again when it cannot.
@@ -398,52 +398,6 @@ async function takeOver({ db, tide, log }: Platform, signal: AbortSignal): Promi
       .catch((error: unknown) => log.warn({ err: messageOf(error) }, 'a deployment is tried again'))
     return [going]
   })
-}
-
-function listen(http: Server, host: string, port: number): Promise<void> {
-  return new Promise((resolve, reject) => {
-    http.once('error', (error: NodeJS.ErrnoException) => {
-      const taken = error.code === 'EADDRINUSE'
-      reject(
-        taken ? new PlatformError('unavailable', `Port ${port} on ${host} is taken.`, { hint: listenHint }) : error,
-      )
-    })
-    http.listen(port, host, resolve)
-  })
-}
-
-async function drain(http: Server, graceMs: number): Promise<void> {
-  const closed = once(http, 'close')
-  http.close()
-  http.closeIdleConnections()
-  const idle = setInterval(() => http.closeIdleConnections(), 50)
-  const late = setTimeout(() => http.closeAllConnections(), graceMs)
-  await closed
-  clearInterval(idle)
-  clearTimeout(late)
-}
-
-/** Runs each of `works` again and again, never two of one kind at a time. @returns what stops them */
-function every(log: Log, works: [ms: number, what: string, work: () => Promise<unknown>][]): () => Promise<void> {
-  const under = new Set<Promise<unknown>>()
-  const timers = works.map(([ms, what, work]) => {
-    let busy = false
-    return setInterval(() => {
-      if (busy) return
-      busy = true
-      const done = work()
-        .catch((error: unknown) => log.warn({ err: messageOf(error) }, `${what} did not work; it is tried again`))
-        .finally(() => {
-          busy = false
-          under.delete(done)
-        })
-      under.add(done)
-    }, ms)
-  })
-  return async () => {
-    for (const timer of timers) clearInterval(timer)
-    await Promise.all(under)
-  }
 }
 
 async function keep(file: string, make: () => string): Promise<string> {

@@ -67,15 +67,15 @@ const ulimits = { fileMb: 1024, openFiles: 4096 }
 
 /** Folders that the runtime needs to run: its own and that of its packages. */
 function runtimeFolders(): string[] {
-  const require = createRequire(import.meta.url)
-  const folders = new Set<string>()
-  for (const name of ['tidepool/kit', 'undici', 'esbuild']) {
-    const file = name === 'tidepool/kit' ? runtimeEntry('kit.js') : realpathSync(require.resolve(name))
+  const entry = runtimeEntry('kit.js')
+  // What it imports is looked up from where it lies.
+  const packages = ['undici', 'esbuild'].map((name) => realpathSync(createRequire(entry).resolve(name)))
+  const folders = [entry, ...packages].map((file) => {
     const parts = file.split('/node_modules/')
     // Of an installed package, the folder that holds it and the packages beside it; of a workspace, its own.
-    folders.add(parts.length > 1 ? `${parts[0]}/node_modules` : dirname(dirname(file)))
-  }
-  return [...folders]
+    return parts.length > 1 ? `${parts[0]}/node_modules` : dirname(dirname(file))
+  })
+  return [...new Set(folders)]
 }
 
 /** A file of the runtime's bundle. */
