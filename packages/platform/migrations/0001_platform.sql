@@ -42,7 +42,7 @@ create table platform.counters (
   key text not null,
   window_start bigint not null,
   seconds int not null,
-  used int not null,
+  used bigint not null,
   primary key (key, window_start)
 );
 

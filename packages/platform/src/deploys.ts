@@ -13,6 +13,7 @@ import type { Queryable } from './db.ts'
 import { endpoint, IntParam, Time } from './endpoint.ts'
 import { PlatformError } from './errors.ts'
 import { newId } from './ids.ts'
+import { limitUse } from './limits.ts'
 import type { Platform } from './platform.ts'
 import { type PodRow, podUrl } from './pods.ts'
 import { changeSecrets, SecretsPatch } from './secrets.ts'
@@ -201,6 +202,9 @@ export function createDeploys(platform: Platform) {
 
 export type Deploys = ReturnType<typeof createDeploys>
 
+/** Bytes of sources that an agent may upload. */
+const uploadLimit = { max: 4 * 1024 ** 3, seconds: 3600 }
+
 const upload = endpoint({
   method: 'PUT',
   path: '/api/pods/:pod/source/:sha256',
@@ -208,12 +212,22 @@ const upload = endpoint({
   access: 'deploy',
   bytes: true,
   reply: z.object({ sha256: z.string(), size: z.int() }),
-  errors: ['invalid', 'too_large'],
-  async handler({ platform, pod, params, req }) {
+  errors: ['invalid', 'too_large', 'rate_limited'],
+  async handler({ platform, pod, params, caller, req }) {
     const { sha256 = '' } = params
     if (!/^[0-9a-f]{64}$/.test(sha256)) throw new PlatformError('invalid', 'The name of an upload is 64 hex digits.')
     if (req.headers['content-encoding'])
       throw new PlatformError('invalid', 'Files are uploaded as they are, without content-encoding.')
+    const length = Number(req.headers['content-length'])
+    if (!Number.isInteger(length))
+      throw new PlatformError('invalid', 'An upload says how many bytes it has: send content-length.')
+    await limitUse(
+      platform.db,
+      `uploads/${caller.agent}`,
+      [uploadLimit],
+      'Bytes of sources uploaded by this agent',
+      length,
+    )
     const { size } = await platform.uploads.store(blobKey(pod.id, sha256), sha256, req, sourceLimits.fileBytes)
     return { sha256, size }
   },

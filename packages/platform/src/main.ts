@@ -35,8 +35,9 @@ import { createMaster, readMasterKey } from './master.ts'
 import { migrate } from './migrate.ts'
 import type { Log, Platform } from './platform.ts'
 import { createPodFiles } from './pod-files.ts'
-import { sweepPods } from './pods.ts'
+import { createCollector, sweepPods } from './pods.ts'
 import { createProgress } from './progress.ts'
+import { keyElsewhere, projectKey } from './project-keys.ts'
 import { createReleases } from './releases.ts'
 import { createReplicas } from './replicas.ts'
 import { readSecrets } from './secrets.ts'
@@ -274,6 +275,7 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Runn
     const background = every(log, [
       [settleMs, 'keeping pods running', () => fleet.settle()],
       [settleMs, 'enqueueing deployments', () => deploys.sweep()],
+      [sweepMs, 'collecting bytes', createCollector(platform)],
       [
         sweepMs,
         'tidying up',
@@ -340,43 +342,6 @@ async function startTidebase(options: PlatformOptions, log: Log): Promise<Embedd
       await server.createKey({ project, name: 'tidepool', scope: 'admin', secret })
     },
   }
-}
-
-/** Makes a key on a Tidebase elsewhere. @throws PlatformError `unavailable` */
-async function keyElsewhere(url: string, own: string | undefined, project: string, secret: string): Promise<void> {
-  const answer = await fetch(`${url.replace(/\/+$/, '')}/projects/${encodeURIComponent(project)}/keys`, {
-    method: 'POST',
-    headers: { 'content-type': 'application/json', ...(own && { authorization: `Bearer ${own}` }) },
-    body: JSON.stringify({ name: 'tidepool', scope: 'admin', secret }),
-  }).catch((cause: unknown) => {
-    throw new PlatformError('unavailable', `The Tidebase at ${url} does not answer.`, {
-      cause,
-      hint: 'Check TIDEBASE_URL.',
-    })
-  })
-  if (answer.ok) return
-  throw new PlatformError('unavailable', `The Tidebase at ${url} makes no keys for this platform (${answer.status}).`, {
-    hint: 'TIDEBASE_API_KEY must be the server’s own key.',
-  })
-}
-
-const made = new Map<string, Promise<string>>()
-
-/** The key to a project of the run server. Derived, so that nothing that opens it is stored. */
-function projectKey(
-  { url, makeKey }: Embedded,
-  master: ReturnType<typeof createMaster>,
-  project: string,
-): Promise<string> {
-  const secret = `tide_admin_${master.mac(`tidebase ${project}`)}`
-  const key = `${url} ${project} ${secret}`
-  let making = made.get(key)
-  if (!making) {
-    making = makeKey(project, secret).then(() => secret)
-    making.catch(() => made.delete(key))
-    made.set(key, making)
-  }
-  return making
 }
 
 /**

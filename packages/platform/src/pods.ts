@@ -354,3 +354,24 @@ export async function sweepPods({ db, storage, logs, releases }: Platform): Prom
     await db.query('delete from platform.pods where id = $1', [id])
   }
 }
+
+/** Makes `sweep`, which looks at one pod a call, in turn, and removes bytes that nothing of it names any more. */
+export function createCollector({ db, files, uploads }: Platform): () => Promise<void> {
+  let last = ''
+  return async () => {
+    const [pod] = await db.query<{ id: string }>('select id from platform.pods where id > $1 order by id limit 1', [
+      last,
+    ])
+    last = pod?.id ?? ''
+    if (!pod) return
+    await files.collect(pod.id)
+    const rows = await db.query<{ sha256: string }>(
+      `select distinct f ->> 1 as sha256 from platform.deployments d cross join jsonb_array_elements(d.files) f
+        where d.pod = $1 and (d.status in ('queued', 'running', 'live')
+          or d.id in (select deployment from platform.snapshots where pod = $1)
+          or d.number > (select max(number) - 20 from platform.deployments where pod = $1))`,
+      [pod.id],
+    )
+    await uploads.collect(pod.id, new Set(rows.map(({ sha256 }) => sha256)))
+  }
+}

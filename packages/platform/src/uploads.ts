@@ -48,6 +48,18 @@ export function createUploads(storage: Storage) {
         throw error
       }
     },
+    /** Removes contents of files that no deployment of `keep` names. Uploads on their way into one are younger than an hour. */
+    async collect(pod: string, keep: ReadonlySet<string>): Promise<void> {
+      let after: string | undefined
+      for (;;) {
+        const objects = await storage.list(blobKey(pod, ''), { ...(after && { after }), limit: 1000 })
+        for (const { key, modifiedAt } of objects)
+          if (!keep.has(key.slice(key.lastIndexOf('/') + 1)) && modifiedAt < Date.now() - 3_600_000)
+            await storage.delete(key)
+        after = objects.at(-1)?.key
+        if (objects.length < 1000 || !after) return
+      }
+    },
     async send({ info, body }: { info: StoredObject; body: Readable }, res: ServerResponse): Promise<void> {
       res.writeHead(200, {
         'content-type': 'application/octet-stream',

@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createDatabase } from '../../../test/server.ts'
+import { createCollector } from '../src/pods.ts'
 import { type Agent, startTestPlatform, type TestPlatform } from './harness.ts'
 
 let platform: TestPlatform
@@ -44,7 +45,8 @@ describe('deployments', { timeout: 60_000 }, () => {
     expect(await read('calm')).toBe('one')
     await platform.deploy(ada, 'calm', main('three'))
     expect(await read('calm')).toBe('three')
-    expect(platform.platform.replicas.groups().filter(({ pod }) => pod === stuck.id)).toHaveLength(1)
+    const groups = () => platform.platform.replicas.groups().filter(({ pod }) => pod === stuck.id)
+    await expect.poll(groups).toHaveLength(1)
   })
 
   test('a home page that fails is not healthy: the error names the line', async () => {
@@ -210,3 +212,50 @@ test('everything of a pod can be made again from the database and the storage', 
     await database.drop()
   }
 })
+
+test('bytes that nothing names any more are collected; what a rollback needs stays', { timeout: 60_000 }, async () => {
+  const { id } = await platform.deploy(ada, 'litter', main('one'))
+  await platform.deploy(ada, 'litter', main('two'))
+  const { files, storage } = platform.platform
+  await files.write(id, 'gone.txt', once('gone'))
+  await files.write(id, 'kept.txt', once('kept'))
+  await files.delete(id, 'gone.txt')
+  const stray = 'b'.repeat(64)
+  await storage.put(`pods/${id}/source/${stray}`, Buffer.from('never deployed'))
+  const objects = async () => (await storage.list(`pods/${id}/`)).map(({ key }) => key)
+  const before = await objects()
+  expect(before).toHaveLength(5)
+  // As if all of it had been there for long.
+  const now = Date.now
+  Date.now = () => now() + 7_200_000
+  try {
+    await createCollector({ ...platform.platform, db: only(id) })()
+  } finally {
+    Date.now = now
+  }
+  const after = await objects()
+  expect(after).toHaveLength(3)
+  expect(after).not.toContain(`pods/${id}/source/${stray}`)
+  expect((await platform.fetchPod('litter', '/_files/kept.txt')).text).toBe('kept')
+  const { deployment } = parse<{ deployment: { id: string } }>(
+    (await ada.call('POST', `/api/pods/${id}/rollback`, {})).text,
+  )
+  expect((await platform.ended(ada, { id, deployment: deployment.id })).status).toBe('live')
+  expect(await read('litter')).toBe('one')
+})
+
+/** The platform's database, in which this pod is the only one that is listed. */
+function only(pod: string): TestPlatform['platform']['db'] {
+  const { db } = platform.platform
+  return {
+    ...db,
+    query: (text, values) =>
+      text.startsWith('select id from platform.pods where id >')
+        ? db.query('select $1::text as id', [pod])
+        : db.query(text, values),
+  }
+}
+
+async function* once(content: string): AsyncGenerator<Uint8Array> {
+  yield Buffer.from(content)
+}
