@@ -156,7 +156,8 @@ describe('an upload', () => {
     const bytes = Buffer.alloc(400_000, 'x')
     await expect(put(sha(bytes), bytes, { cutAt: 200_000 })).rejects.toThrow('cut off')
     // Chunked, so that nothing says how long it should be: refused before it is read.
-    expect((await put(sha(bytes), bytes, { chunked: true })).status).toBe(400)
+    const chunked = { 'transfer-encoding': 'chunked' }
+    expect((await put(sha(bytes), bytes, { chunked: true, headers: chunked })).status).toBe(400)
     expect(await stored(sha(bytes))).toBe(404)
     expect(await deploy([['main.ts', sha(bytes), bytes.length]])).toMatchObject({ status: 409 })
     const leftovers = async () => {
