@@ -10,13 +10,16 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).parent / "tidebase"
-FILES = ["attached.py", "children.py", "client.py", "following.py", "gates.py", "queues.py", "run.py", "runs.py", "state.py", "steps.py"]
+FILES = ["attached.py", "children.py", "client.py", "following.py", "gates.py"] + [
+    f"{name}.py" for name in ("project", "queues", "run", "runs", "state", "steps", "streams")
+]
 #: Modules that have an asyncio twin; whatever else is imported lies one level up.
-TWINS = {"attached", "children", "client", "following", "gates", "queues", "run", "runs", "state", "steps", "runtime"}
+TWINS = {"attached", "children", "client", "following", "gates", "project", "queues", "run", "runs", "state"}
+TWINS |= {"steps", "streams", "runtime"}
 NAMES = {
     r"\bRunContext\b": "AsyncRunContext",
     r"^class Tidebase:": "class AsyncTidebase:",
-    r"from \.runtime import Threads, wait": "from .runtime import Asyncio, until_told",
+    r"from \.runtime import Threads, drain, wait": "from .runtime import Asyncio, until_told",
     r"from \.\.signals import until_told\n": "",
     r"from \.runtime import (drain, )?wait\n": "",
     r"return drain\((.*)\)": r"return \1",

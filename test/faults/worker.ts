@@ -24,4 +24,19 @@ tide.workflow('slow', async (run) => {
     throw error
   }
 })
-await tide.work({ queues: ['q'], concurrency: 1 })
+tide.workflow('pay', (run) =>
+  run.step('charge', { sideEffects: ['charge'] }, async () => {
+    say('charging')
+    if (name === 'killed') await new Promise((resolve) => setTimeout(resolve, 30_000))
+    return `charged by ${name}`
+  }),
+)
+tide.workflow('ask', async (run) => {
+  const one = await run.step('one', () => {
+    say('one')
+    return `one by ${name}`
+  })
+  const heard = await run.waitForSignal('go')
+  return [one, heard?.payload, await run.step('two', () => `two by ${name}`)]
+})
+await tide.work({ queues: ['q'], concurrency: 1, parkAfterMs: name === 'patient' ? 60_000 : 50 })

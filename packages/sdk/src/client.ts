@@ -3,6 +3,7 @@
 import { type BeginOptions, type Engine, type Workflow, type WorkflowFn, workflowFn } from './engine.ts'
 import { TidebaseError } from './errors.ts'
 import { resume } from './execute.ts'
+import { Project } from './project.ts'
 import { type EnqueueOptions, enqueue, Queues, Schedules } from './queues.ts'
 import { Runs } from './runs.ts'
 import type { Fetch } from './send.ts'
@@ -61,6 +62,8 @@ export class Tidebase {
   readonly queues: Queues
   /** Set, list and delete schedules. */
   readonly schedules: Schedules
+  /** How long the project keeps its ended runs. */
+  readonly project: Project
   readonly #engine: Engine
   readonly #workflows = new Map<string, WorkflowFn<unknown, unknown>>()
   readonly #webhookSecret: string | undefined
@@ -87,6 +90,7 @@ export class Tidebase {
     this.runs = new Runs(engine)
     this.queues = new Queues(transport)
     this.schedules = new Schedules(transport)
+    this.project = new Project(transport)
   }
 
   /** Address of the server. */

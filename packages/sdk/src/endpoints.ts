@@ -47,6 +47,8 @@ export const endpoints = {
   enqueue: ['POST', '/queues/:queue/enqueue'],
   enqueueBatch: ['POST', '/queues/:queue/enqueue/batch'],
   claim: ['POST', '/queues/claim'],
+  getProject: ['GET', '/project'],
+  configureProject: ['PUT', '/project'],
   listQueues: ['GET', '/queues'],
   configureQueue: ['PUT', '/queues/:queue/config'],
   pauseQueue: ['POST', '/queues/:queue/pause'],

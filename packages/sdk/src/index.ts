@@ -20,6 +20,7 @@ export type { FanoutFn, FanoutOptions } from './fanout.ts'
 export type { GateDecision, GateOptions, Gates } from './gates.ts'
 export { inputHash } from './hash.ts'
 export { newRunId } from './ids.ts'
+export type { Project } from './project.ts'
 export type { EnqueueOptions, Queues, Schedules } from './queues.ts'
 export type { RunContext, UsageEntry } from './run.ts'
 export type { Attached, ListOptions, Runs } from './runs.ts'
@@ -34,6 +35,7 @@ export type {
   Edge,
   Gate,
   NewRunOptions,
+  ProjectInfo,
   Queue,
   QueueConfig,
   RecoveryAttempt,

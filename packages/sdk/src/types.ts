@@ -36,6 +36,8 @@ export type RecoveryAttempt = CallReply<'recoverRun'>['recoveryAttempt']
 export type Queue = CallReply<'listQueues'>['queues'][number]
 /** Caps and push address of a queue. */
 export type QueueConfig = CallReply<'configureQueue'>['config']
+/** A project and how long it keeps ended runs. */
+export type ProjectInfo = CallReply<'getProject'>['project']
 /** A cron schedule. */
 export type Schedule = CallReply<'listSchedules'>['schedules'][number]
 /** A webhook that is told of a run's events. */

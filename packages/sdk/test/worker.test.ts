@@ -248,3 +248,11 @@ test('schedules are set, listed and deleted', async () => {
   await tide.schedules.delete('digest')
   await expect(tide.schedules.delete('digest')).rejects.toMatchObject({ code: 'schedule_not_found' })
 })
+
+test('a project keeps its ended runs for as many days as it says', async () => {
+  const { tide } = watched(server)
+  expect(await tide.project.get()).toMatchObject({ name: 'default', retentionDays: null })
+  expect(await tide.project.configure({ retentionDays: 400 })).toMatchObject({ effectiveRetentionDays: 400 })
+  expect(await tide.project.configure({})).toMatchObject({ retentionDays: 400 })
+  expect(await tide.project.configure({ retentionDays: null })).toMatchObject({ retentionDays: null })
+})

@@ -86,7 +86,8 @@ const appends = statement<
     when d.action <> 'write' then d.action
     when m.run_id is not null then 'appended'
     when s.next_offset > d."offset" then 'repeated'
-    when s.next_offset = d."offset" then 'again'
+    -- Another writer was quicker, after this statement's snapshot; at 0 the stream is not in it at all.
+    when coalesce(s.next_offset, 0) = d."offset" then 'again'
     else 'gap' end as action
   from decided d
   left join moved m on d.action = 'write' and m.run_id = d.run and m.name = d.stream and m.project = d.project

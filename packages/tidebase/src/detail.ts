@@ -7,7 +7,7 @@ import { ApiError } from './errors.ts'
 import { readEvents, toEvent } from './events.ts'
 import { type GateRow, selectGates, toGate } from './gates.ts'
 import { parseId } from './ids.ts'
-import { type RunRow, readRun, toRun } from './runs.ts'
+import { hasEnded, type RunRow, readRun, toRun } from './runs.ts'
 import { type StreamRow, toState, toStream, toVersion, type VersionRow } from './states.ts'
 import { type StepRow, toStep } from './steps.ts'
 import { toUsage, type UsageRow } from './usage.ts'
@@ -65,7 +65,7 @@ export async function getRun(
     wanted.includes(name) ? ((await parts[name]()) as Awaited<ReturnType<(typeof parts)[Name]>>) : empty
   const found = toRun(await readRun(db, caller, run))
   const events = await part('events', [])
-  return {
+  const detail = {
     run: found,
     steps: await part('steps', []),
     state: await part('state', null),
@@ -83,6 +83,9 @@ export async function getRun(
     events,
     nextEventsAfter: events.length === eventsLimit ? (events.at(-1)?.seq ?? null) : null,
   }
+  // Deleted while it was read, in parts: then it is not there, rather than there without them.
+  if (hasEnded(found.status)) await readRun(db, caller, run)
+  return detail
 }
 
 const readGates = (db: Queryable, project: number, run: string) =>

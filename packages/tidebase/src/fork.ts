@@ -22,6 +22,12 @@ export async function forkRun(
   const id = body.id ? runKey(body.id) : newId()
   const row = await engine.db.transaction(async (tx) => {
     const parent = await readRun(tx, caller, run)
+    // So that retention does not delete it between two of the statements.
+    const [kept] = await tx.query('select from tidebase.runs where project = $1 and id = $2 for key share', [
+      project,
+      run,
+    ])
+    if (!kept) throw new ApiError('run_not_found')
     const metadata = { ...parent.metadata, forkedFrom: wireId('run', run) }
     const [made] = await tx.query<RunRow>(
       `insert into tidebase.runs (project, id, workflow_name, input, metadata, status, recovery_webhook, queue, concurrency_key,

@@ -10,6 +10,7 @@ import {
   routes,
 } from '@tidebase/wire'
 import { beginRun, completeRun, failRun, heartbeatRun } from './attempts.ts'
+import { cancelRun } from './cancel.ts'
 import { createChild } from './children.ts'
 import { appendStream, parseOffsets } from './chunks.ts'
 import { claim } from './claims.ts'
@@ -27,7 +28,7 @@ import { configureQueue, enqueue, enqueueBatch, listQueues, setPaused } from './
 import { configureProject, getProject } from './retention.ts'
 import { retryRun } from './retry.ts'
 import { resolveStep } from './reviews.ts'
-import { cancelRun, createRun, readRun, runKey } from './runs.ts'
+import { createRun, readRun, runKey } from './runs.ts'
 import { deleteSchedule, listSchedules, putSchedule, triggerSchedule } from './schedules.ts'
 import { createSnapshot, listSnapshots, listStateVersions, patchState, saveState, setState } from './states.ts'
 import { beginStep, completeStep, failStep, recordStep } from './steps.ts'

@@ -37,18 +37,24 @@ export async function enqueueBatch(
   return { jobs: jobs.map(({ row, deduplicated }) => ({ run: toRun(row), deduplicated })) }
 }
 
-/** Pauses a queue or lets it go on. */
+/** Pauses a queue or lets it go on. Once a pause is answered nothing is claimed any more. */
 export async function setPaused(
   engine: Engine,
   caller: Caller,
   queue: string,
   paused: boolean,
 ): Promise<ReplyOf<Routes['pauseQueue']>> {
-  const [row] = await engine.db.cold.query<ConfigRow>(
-    `insert into tidebase.queues as q (project, name, paused) values ($1, $2, $3)
-    on conflict (project, name) do update set paused = excluded.paused, updated_at = now() returning *`,
-    [caller.project, queue, paused],
-  )
+  const row = await engine.db.transaction(async (tx) => {
+    // Claims from a queue without a configuration lock no row. Every claim names the table before it takes its
+    // snapshot: this waits for those under way, and those that follow see the pause.
+    if (paused) await tx.query('lock table tidebase.queues in exclusive mode')
+    const [row] = await tx.query<ConfigRow>(
+      `insert into tidebase.queues as q (project, name, paused) values ($1, $2, $3)
+      on conflict (project, name) do update set paused = excluded.paused, updated_at = now() returning *`,
+      [caller.project, queue, paused],
+    )
+    return row
+  })
   if (!row) throw new Error('the configuration was not returned')
   if (!paused) engine.wakeups.queued(caller.project, queue)
   return { config: toConfig(row) }

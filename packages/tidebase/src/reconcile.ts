@@ -1,13 +1,13 @@
 // The reconciler: a loop that looks for what time has brought about and calls the same operations a client would.
 // Safe with any number of servers, because each operation looks again under the run's lock.
 import { expireLease } from './attempts.ts'
+import { cancelChildren, cancelRun } from './cancel.ts'
 import { dropEndedStreams } from './chunks.ts'
 import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { timeOutGate } from './gates.ts'
 import { foldQueueCounts } from './queues.ts'
 import { deleteOldRuns } from './retention.ts'
-import { cancelChildren, cancelRun } from './runs.ts'
 import { fireSchedules } from './schedules.ts'
 import { endWait } from './waits.ts'
 import { invokePushed } from './webhooks.ts'

@@ -30,7 +30,7 @@ const owned = [
 ]
 
 const deleteBatch = `with due as materialized (
-    select r.ctid as tid, r.project, r.id, r.event_seq, r.completed_at from tidebase.runs r
+    select r.ctid as tid, r.xmin as version, r.project, r.id, r.event_seq, r.completed_at from tidebase.runs r
     where r.project = $1 and r.completed_at < now() - $2 * interval '1 day' and r.status in ${ended}
       and not exists (
         select from tidebase.edges e join tidebase.runs p on p.project = e.project and p.id = e.parent_run_id
@@ -40,8 +40,12 @@ const deleteBatch = `with due as materialized (
           and starts_with(r.dedupe_key, 'sched:' || s.name || ':'))
     order by r.completed_at limit ${batch} for update of r skip locked
   ), old as materialized (
+    -- What was written to it between the snapshot and the lock would stay: such a run goes the next time.
     select * from (
-      select *, sum(event_seq) over (order by completed_at, id) - event_seq as before from due
+      select d.*, sum(event_seq) over (order by completed_at, id) - event_seq as before from due d
+      cross join lateral (
+        select r.xmin as version from tidebase.runs r where r.project = d.project and r.id = d.id offset 0
+      ) s where s.version = d.version
     ) d where before < ${batchEvents}
   ), ${owned
     .map(

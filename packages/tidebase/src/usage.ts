@@ -1,13 +1,13 @@
 // Usage: the append-only ledger of a run. Its totals on the run are the sum of the ledger, exactly: a repeated call
 // with the same id adds nothing.
 import type { BodyOf, QueryOf, ReplyOf, Routes } from '@tidebase/wire'
+import { cancelRun } from './cancel.ts'
 import { statement } from './coalesce.ts'
 import type { Queryable } from './db.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { appendEvents, leftJoinRow, lockRuns } from './events.ts'
 import { newId, parseId, wireId, wireIdSql } from './ids.ts'
-import { cancelRun } from './runs.ts'
 
 type Usage = ReplyOf<Routes['recordUsage']>['usage']
 

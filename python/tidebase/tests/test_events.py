@@ -65,4 +65,4 @@ class Events(ServerTest):
 
     def test_the_format(self) -> None:
         lines = [": comment", "id: 1", "data: a", "data:b", "", "event: chunk", "data: no", "", "data", "", "data: cut"]
-        self.assertEqual(list(messages(lines)), ["a\nb", ""])
+        self.assertEqual(list(messages(lines)), [("message", "a\nb"), ("chunk", "no"), ("message", "")])

@@ -39,6 +39,7 @@ from .ids import new_run_id
 from .run import RunContext
 from .signature import sign_webhook, verify_webhook_signature
 from .stop import Stop
+from .streams import TextStream
 
 __version__ = "0.1.0"
 
@@ -59,6 +60,7 @@ __all__ = [
     "StepError",
     "StepTimeoutError",
     "Stop",
+    "TextStream",
     "Tidebase",
     "TidebaseError",
     "UnreachableError",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, TypeVar, Union, overload
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, TypeVar, Union, overload
 
+from .core.events import feed
 from .core.execute import Begin, Engine, Workflow, WorkflowFn
 from .core.jobs import Enqueued, enqueued, job
 from .core.parking import PARK_AFTER_S
@@ -13,10 +14,11 @@ from .core.wire import Time, body
 from .core.worker import OnError, Work, Worker
 from .errors import TidebaseError
 from .ids import new_run_id
+from .project import Project
 from .queues import Queues, Schedules
 from .run import RunContext
 from .runs import Runs, create_run
-from .runtime import Threads, wait
+from .runtime import Threads, drain, wait
 from .signals import until_told
 from .stop import Stop
 from .transport import Transport
@@ -31,6 +33,7 @@ class Tidebase:
         runs: create, list, read, cancel, recover, fork, signal and attach to runs.
         queues: list and configure queues.
         schedules: set, list and delete schedules.
+        project: how long the project keeps its ended runs.
         url: address of the server.
     """
 
@@ -70,6 +73,7 @@ class Tidebase:
         self.runs = Runs(self._engine)
         self.queues = Queues(self._engine)
         self.schedules = Schedules(self._engine)
+        self.project = Project(self._engine)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -77,6 +81,18 @@ class Tidebase:
     def close(self) -> None:
         """Closes idle connections. Nothing has to be closed at the end of a program."""
         self._transport.close()
+
+    def events(self, *, after: Union[int, str] = 0, stop: Optional[Stop] = None) -> Iterator[Dict[str, Any]]:
+        """Follows everything that happens in the project: the backlog, then live, also across restarts of the server.
+
+        Args:
+            after: only events with a higher ``id``; ``"latest"``: only what happens from now on.
+            stop: ends it by raising the stop's reason.
+
+        Returns:
+            the events, one after the other, as they come. It does not end by itself.
+        """
+        return drain(feed(self._engine, after, stop))
 
     def run(
         self,
@@ -167,6 +183,7 @@ class Tidebase:
         input: Any = None,
         id: Optional[str] = None,
         dedupe_key: Optional[str] = None,
+        concurrency_key: Optional[str] = None,
         delay_s: Optional[float] = None,
         run_at: Optional[Time] = None,
         max_attempts: Optional[int] = None,
@@ -185,6 +202,7 @@ class Tidebase:
             input: any JSON; the workflow gets it.
             id: ``new_run_id()`` unless given. Repeating the call with one id makes one run.
             dedupe_key: at most one active run of the queue has a given key; the call then answers with that run.
+            concurrency_key: a tenant: keys of a queue take turns, and its ``per_key_concurrency`` caps each.
             delay_s: seconds from now until it may start.
             run_at: when it may start: a datetime, or ISO 8601.
             max_attempts: how often it is executed in all when it fails; 1 unless given.
@@ -201,6 +219,7 @@ class Tidebase:
             input=input,
             id=own_id,
             dedupe_key=dedupe_key,
+            concurrency_key=concurrency_key,
             delay_s=delay_s,
             run_at=run_at,
             max_attempts=max_attempts,

@@ -27,6 +27,7 @@ class Queues:
         *,
         concurrency: Optional[int] = UNCHANGED,
         rate_per_minute: Optional[int] = UNCHANGED,
+        per_key_concurrency: Optional[int] = UNCHANGED,
         invoke_url: Optional[str] = UNCHANGED,
     ) -> Dict[str, Any]:
         """Sets a queue's caps and push address. What is not given keeps its value, None clears it.
@@ -35,12 +36,18 @@ class Queues:
             queue: its name.
             concurrency: runs at a time.
             rate_per_minute: starts.
+            per_key_concurrency: runs of one ``concurrency_key`` at a time.
             invoke_url: runs are pushed there.
 
         Returns:
             the configuration.
         """
-        given = {"concurrency": concurrency, "ratePerMinute": rate_per_minute, "invokeUrl": invoke_url}
+        given = {
+            "concurrency": concurrency,
+            "ratePerMinute": rate_per_minute,
+            "perKeyConcurrency": per_key_concurrency,
+            "invokeUrl": invoke_url,
+        }
         config = {key: value for key, value in given.items() if value is not UNCHANGED}
         reply = wait(self._engine.call("PUT", "/queues/{queue}/config", queue=queue, body=config))
         return cast(Dict[str, Any], reply["config"])

@@ -20,6 +20,7 @@ from .runtime import wait
 from .state import Snapshots, States
 from .steps import StepRunner
 from .stop import Stop
+from .streams import TextStream
 
 
 class RunContext(StepRunner):
@@ -170,6 +171,20 @@ class RunContext(StepRunner):
         create = creator(self._lease, name, more)
         with self._lease.during():
             return wait(self._engine.child(self._lease, create, name, workflow))
+
+    def stream(self, name: str) -> TextStream:
+        """A stream of text for those who watch the run, such as an answer that is being written.
+
+        A step's function has one of its own, ``step.stream(chunk)``; this is for everything else. It lives until the
+        run ends.
+
+        Args:
+            name: its name in the run; starts over when the name was used before.
+
+        Returns:
+            ``write(chunk)``, which never waits, and ``close()``, which sends what is left.
+        """
+        return TextStream(self._lease, name)
 
     def usage(
         self,

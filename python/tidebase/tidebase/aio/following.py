@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Dict, AsyncIterator, Optional, cast
+from typing import Any, Callable, Dict, AsyncIterator, Optional, cast
 
 from ..core.events import ENDED
 from ..core.events import follow as events
@@ -20,7 +20,13 @@ class Following:
         self._engine = engine
 
     def subscribe(
-        self, run_id: str, *, after: int = 0, follow: bool = False, stop: Optional[Stop] = None
+        self,
+        run_id: str,
+        *,
+        after: int = 0,
+        follow: bool = False,
+        on_chunk: Optional[Callable[[Dict[str, Any]], None]] = None,
+        stop: Optional[Stop] = None,
     ) -> AsyncIterator[Dict[str, Any]]:
         """Follows a run's events: the backlog, then live, also across restarts of the server. Ends with the run.
 
@@ -28,6 +34,8 @@ class Following:
             run_id: its id.
             after: only events with a higher ``seq``.
             follow: go on after the run has ended: a failed run may be resumed.
+            on_chunk: called with what the run's steps stream while they run: ``stream``, ``offset`` (in characters) and
+                ``chunk``. An offset of 0 starts a text over. A plain function.
             stop: ends it by raising the stop's reason.
 
         Returns:
@@ -36,7 +44,7 @@ class Following:
         Raises:
             TidebaseError: ``run_not_found``.
         """
-        return events(self._engine, run_id, after, follow, stop)
+        return events(self._engine, run_id, after, follow, on_chunk, stop)
 
     async def wait(self, run_id: str, *, timeout_s: Optional[float] = None, poll_s: float = 0.5) -> Dict[str, Any]:
         """Waits until a run has ended, asking again and again.

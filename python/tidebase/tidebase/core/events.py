@@ -1,4 +1,4 @@
-"""Following a run's events: backlog, then live, across lost connections and restarts of the server.
+"""Following events, of a run or of the project: backlog, then live, across lost connections and restarts of the server.
 
 Invariants: each event comes once, in order of `seq`; leaving the loop closes the connection.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from typing import Any, AsyncIterator, Dict, Generator, Iterable, Iterator, List, Optional
+from typing import Any, AsyncGenerator, AsyncIterator, Callable, Dict, Generator, Iterable, Iterator, List, Optional
+from typing import Tuple, Union
+from urllib.parse import quote
 
 from ..errors import TidebaseError
 from ..stop import Stop
@@ -20,17 +22,67 @@ ENDED = ("completed", "failed", "cancelled")
 SILENCE_S = 45.0
 
 
+OnChunk = Callable[[Dict[str, Any]], None]
+
+
 async def follow(
-    engine: Engine, run_id: str, after: int, go_on: bool, stop: Optional[Stop]
+    engine: Engine, run_id: str, after: int, go_on: bool, on_chunk: Optional[OnChunk], stop: Optional[Stop]
 ) -> AsyncIterator[Dict[str, Any]]:
     """The events of a run; see `Runs.subscribe`."""
     if after and not go_on and await _is_over(engine, run_id, after):
         return
+    offsets: Dict[str, int] = {}
+
+    def connect() -> Stream:
+        return _open(engine, "/runs/{run_id}/events", {"after": after or None, "offsets": _places(offsets)}, run_id)
+
+    coming = _messages(engine, connect, stop)
+    try:
+        async for kind, event in coming:
+            if kind == "chunk":
+                if on_chunk:
+                    offsets[event["stream"]] = event["offset"] + len(event["chunk"])
+                    on_chunk(event)
+                continue
+            if event["seq"] <= after:
+                continue
+            after = event["seq"]
+            yield event
+            if go_on:
+                continue
+            if event["type"] in ("run.completed", "run.cancelled"):
+                return
+            if event["type"] == "run.failed" and await _is_over(engine, run_id, after):
+                return
+    finally:
+        await coming.aclose()
+
+
+async def feed(engine: Engine, after: Union[int, str], stop: Optional[Stop]) -> AsyncIterator[Dict[str, Any]]:
+    """The events of a project; see `Tidebase.events`."""
+
+    def connect() -> Stream:
+        return _open(engine, "/events", {"after": after})
+
+    coming = _messages(engine, connect, stop)
+    try:
+        async for kind, event in coming:
+            if kind == "message":
+                after = event["id"]
+                yield event
+    finally:
+        await coming.aclose()
+
+
+async def _messages(
+    engine: Engine, connect: "Callable[[], Stream]", stop: Optional[Stop]
+) -> AsyncGenerator[Tuple[str, Dict[str, Any]], None]:
+    """What comes over one connection after the other."""
     failures = 0
     connected = False
     while True:
         try:
-            stream = await engine.runtime.blocking(lambda: _open(engine, run_id, after), stop)
+            stream = await engine.runtime.blocking(connect, stop)
         except TidebaseError as error:
             # Once connected, an outage of any length is waited out; before, a wrong address is worth an error.
             if not error.retryable or (not connected and failures > 4):
@@ -40,20 +92,11 @@ async def follow(
             unwatch = stop.watch(stream.interrupt) if stop else lambda: None
             try:
                 while True:
-                    event = await engine.runtime.blocking(stream.next, stop)
-                    if event is None:
+                    message = await engine.runtime.blocking(stream.next, stop)
+                    if message is None:
                         break
                     failures = 0
-                    if event["seq"] <= after:
-                        continue
-                    after = event["seq"]
-                    yield event
-                    if go_on:
-                        continue
-                    if event["type"] in ("run.completed", "run.cancelled"):
-                        return
-                    if event["type"] == "run.failed" and await _is_over(engine, run_id, after):
-                        return
+                    yield message
             finally:
                 unwatch()
                 stream.close()
@@ -70,10 +113,10 @@ class Stream:
         self._sock: Optional[socket.socket] = connection.sock
         self._messages = messages(self._lines())
 
-    def next(self) -> Optional[Dict[str, Any]]:
-        """The next event; None when the connection has ended, however it ended."""
-        data = next(self._messages, None)
-        return None if data is None else json.loads(data)
+    def next(self) -> Optional[Tuple[str, Dict[str, Any]]]:
+        """The next message and its kind; None when the connection has ended, however it ended."""
+        message = next(self._messages, None)
+        return message and (message[0], json.loads(message[1]))
 
     def interrupt(self) -> None:
         """Ends the connection under a reader in another thread."""
@@ -109,14 +152,14 @@ class Stream:
             self._connection.close()
 
 
-def messages(lines: Iterable[str]) -> Generator[str, None, None]:
-    """The data of an event stream's messages; comments and messages of another kind are left out."""
+def messages(lines: Iterable[str]) -> Generator[Tuple[str, str], None, None]:
+    """The messages of an event stream that are ours, ``message`` or ``chunk``, each with its data."""
     kind = ""
     data: List[str] = []
     for line in lines:
         if line == "":
-            if data and kind in ("", "message"):
-                yield "\n".join(data)
+            if data and kind in ("", "message", "chunk"):
+                yield kind or "message", "\n".join(data)
             kind, data = "", []
             continue
         field, _, value = line.partition(":")
@@ -127,11 +170,16 @@ def messages(lines: Iterable[str]) -> Generator[str, None, None]:
             kind = value
 
 
-def _open(engine: Engine, run_id: str, after: int) -> Stream:
-    response, connection = engine.transport.open(
-        "/runs/{run_id}/events", {"after": after or None}, {"accept": "text/event-stream"}, SILENCE_S, run_id=run_id
-    )
-    return Stream(response, connection)
+def _open(engine: Engine, path: str, query: Dict[str, Any], run_id: str = "") -> Stream:
+    params = {"run_id": run_id} if run_id else {}
+    headers = {"accept": "text/event-stream"}
+    return Stream(*engine.transport.open(path, query, headers, SILENCE_S, **params))
+
+
+def _places(offsets: Dict[str, int]) -> Optional[str]:
+    """Where a new connection goes on; the last few streams, because an address has its limits."""
+    parts = [f"{quote(name, safe='')}:{offset}" for name, offset in list(offsets.items())[-5:]]
+    return ",".join(parts) or None
 
 
 async def _is_over(engine: Engine, run_id: str, after: int) -> bool:

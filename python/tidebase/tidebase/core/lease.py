@@ -138,6 +138,18 @@ class Lease:
             # The record says everything again. Losing the run is noticed by the heartbeat and by every other call.
             pass
 
+    def post(self, path: str, **request: Any) -> Any:
+        """A call from a thread of ours; raises as ``call``."""
+        self.check()
+        try:
+            return self._transport.call(
+                "POST", "/runs/{run_id}" + path, run_id=self.run_id, stop=self.stop, **request
+            )
+        except TidebaseError as error:
+            if is_loss(error):
+                self.lose(error)
+            raise
+
     def _forget(self, entry: Tuple[float, int, Callable[[], None]]) -> None:
         with self._wake:
             if entry in self._due:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Awaitable, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
@@ -35,6 +35,7 @@ from ..stop import Stop
 from ..transport import backoff
 from .lease import Lease
 from .parking import Parking
+from .streams import StreamWriter
 from .waits import Numbers
 from .wire import body, ms
 
@@ -61,6 +62,15 @@ class StepContext:
     name: str
     idempotency_key: Optional[str] = None
     index: int = 0
+    _write: Callable[[str], None] = field(default=lambda chunk: None, repr=False, compare=False)
+
+    def stream(self, chunk: str) -> None:
+        """Shows text to those who watch the run while the step works, such as the tokens of a model as they come.
+
+        It is sent now and then, never waited for, and gone when the step is recorded: what matters belongs into the
+        output.
+        """
+        self._write(chunk)
 
 
 @dataclass
@@ -330,9 +340,11 @@ class Steps:
         """One try, within its time limit. A function that ignores its stop is left behind, not waited for."""
         timeout_s = step.options.timeout_s
         stop = Stop()
+        writer = StreamWriter(self._lease, step.name)
         unwatch = self._lease.stop.watch(lambda: stop.stop(self._lease.stop.reason))
         try:
-            context = StepContext(stop, attempt, step.name, step.options.idempotency_key, step.index)
+            key, index = step.options.idempotency_key, step.index
+            context = StepContext(stop, attempt, step.name, key, index, writer.write)
             args: List[Any] = [context] if wants_argument(fn) else []
             limit = Limit(timeout_s, lambda: StepTimeoutError(step.name, timeout_s or 0), stop) if timeout_s else None
             value = await self._lease.runtime.invoke(fn, args, self._lease.stop, limit)
@@ -342,6 +354,7 @@ class Steps:
             return json.loads(to_json(value, f'the output of step "{step.name}"'))
         finally:
             unwatch()
+            writer.stop()
 
 
 class _Note:
