@@ -140,6 +140,7 @@ export function createDeploys(platform: Platform) {
    * @throws PlatformError `deploy_running` unless the one under way is of the same files: then that one
    */
   async function begin(pod: PodRow, wanted: NewDeployment): Promise<DeploymentRow> {
+    if (platform.driver.refusal) throw platform.driver.refusal
     const row = await db.transaction(async (tx) => {
       await tx.query('select 1 from platform.pods where id = $1 for update', [pod.id])
       const [running] = await tx.query<DeploymentRow>(

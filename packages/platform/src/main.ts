@@ -109,7 +109,7 @@ const sweepMs = 60_000
 
 /**
  * Starts a platform. What it opened is closed again when it cannot.
- * @throws PlatformError `no_sandbox`, `unavailable` (a port is taken, the database or storage does not answer)
+ * @throws PlatformError `unavailable` (a port is taken, the database or storage does not answer)
  */
 export async function startPlatform(options: PlatformOptions = {}): Promise<RunningPlatform> {
   const { port = 8080, host = '127.0.0.1', domain = 'localhost', log = silent } = options
@@ -175,6 +175,7 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Runn
     closers.push(() => proxy.close())
 
     const platform: Platform = {
+      driver,
       db,
       storage,
       store,

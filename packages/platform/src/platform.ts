@@ -2,6 +2,7 @@
 import type { Tidebase } from '@tidebase/sdk'
 import type { Database } from './db.ts'
 import type { Deploys } from './deploys.ts'
+import type { Driver } from './drivers/process.ts'
 import type { Fleet } from './fleet.ts'
 import type { Logs } from './logs.ts'
 import type { Mailer } from './mail.ts'
@@ -33,6 +34,7 @@ export interface Settings {
 }
 
 export interface Platform {
+  driver: Driver
   db: Database
   storage: Storage
   store: Store

@@ -159,7 +159,7 @@ describe('the command line', { timeout: 60_000 }, () => {
   })
 })
 
-test('without bubblewrap the platform says what to install and runs nothing', async () => {
+test('without bubblewrap the platform says what to install and runs no pod', async () => {
   const dir = await mkdtemp(join(tmpdir(), 'tpn-'))
   onTestFinished(() => rm(dir, { recursive: true, force: true }))
   // A machine that has everything but that.
@@ -179,10 +179,14 @@ test('without bubblewrap the platform says what to install and runs nothing', as
   const before = process.env.PATH
   process.env.PATH = bin
   try {
-    await expect(startTestPlatform({ unsandboxed: false })).rejects.toMatchObject({
-      code: 'no_sandbox',
-      details: { hint: expect.stringContaining('--unsandboxed') },
-    })
+    const bare = await startTestPlatform({ unsandboxed: false })
+    onTestFinished(() => bare.stop())
+    expect(bare.isolation).toContain('NOT RUN')
+    const bob = await bare.agent()
+    await expect(bare.begin(bob, 'unsafe', { 'main.ts': '' })).rejects.toThrow('no_sandbox')
+    await expect(bare.begin(bob, 'unsafe', { 'main.ts': '' })).rejects.toThrow('--unsandboxed')
+    // The rest of it works, Tidebase too.
+    expect((await fetch(`${bare.tidebaseUrl}/health`)).status).toBe(200)
   } finally {
     process.env.PATH = before
   }

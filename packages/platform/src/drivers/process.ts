@@ -2,7 +2,7 @@
  * The `process` driver: pods as processes of this machine, each in a bubblewrap sandbox. Whatever a pod does, it dies
  * with the platform's process (no orphans), and with it everything that it has started.
  *
- * Without bubblewrap nothing runs, unless the operator said `--unsandboxed`: then pods are plain child processes that
+ * Without bubblewrap no pod runs, unless the operator said `--unsandboxed`: then pods are plain child processes that
  * may read what the platform may.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
@@ -43,6 +43,8 @@ export interface Started {
 }
 
 export interface Driver {
+  /** Why nothing is run here. */
+  refusal?: PlatformError
   sandboxed: boolean
   /** Numeric id that pods run under, when it is another than the platform's. */
   user: number | undefined
@@ -95,12 +97,31 @@ export function npmProgram(): string {
   return realpathSync(found)
 }
 
-/**
- * Opens the driver.
- * @throws PlatformError `no_sandbox` when bubblewrap is missing or does not work here
- */
+/** Opens the driver. Where pods cannot be isolated it refuses every job, unless the operator does without isolation. */
 export function openProcessDriver({ unsandboxed, socket, dir }: DriverOptions): Driver {
-  return unsandboxed ? plainDriver(socket) : sandboxDriver(socket, dir)
+  if (unsandboxed) return plainDriver(socket)
+  try {
+    return sandboxDriver(socket, dir)
+  } catch (error) {
+    const known =
+      error instanceof PlatformError
+        ? error
+        : new PlatformError('no_sandbox', `Pods cannot be isolated here: ${messageOf(error)}.`)
+    return refusingDriver(known)
+  }
+}
+
+function refusingDriver(refusal: PlatformError): Driver {
+  return {
+    refusal,
+    sandboxed: true,
+    user: undefined,
+    describe: () => `NOT RUN. ${refusal.message} ${refusal.details.hint ?? ''}`.trim(),
+    place: ({ to }) => to,
+    start() {
+      throw refusal
+    },
+  }
 }
 
 function sandboxDriver(socket: string, dir: string): Driver {
