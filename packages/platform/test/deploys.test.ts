@@ -1,6 +1,9 @@
-import { rm } from 'node:fs/promises'
+import { execFile } from 'node:child_process'
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { createDatabase } from '../../../test/server.ts'
 import { createCollector } from '../src/pods.ts'
 import { type Agent, startTestPlatform, type TestPlatform } from './harness.ts'
@@ -84,9 +87,24 @@ describe('deployments', { timeout: 60_000 }, () => {
   })
 
   test('packages come from the lockfile, without scripts, and are kept for the next deployment', async () => {
-    const manifest = { name: 'deps', private: true, type: 'module', dependencies: { 'is-number': '7.0.0' } }
+    const manifest = {
+      name: 'deps',
+      private: true,
+      type: 'module',
+      // If it ran, the installation would fail.
+      scripts: { postinstall: 'exit 1' },
+      dependencies: { 'is-number': '7.0.0' },
+    }
+    const work = await mkdtemp(join(tmpdir(), 'tpl-'))
+    onTestFinished(() => rm(work, { recursive: true, force: true }))
+    await writeFile(join(work, 'package.json'), JSON.stringify(manifest))
+    await promisify(execFile)('npm', ['install', '--package-lock-only', '--ignore-scripts', '--no-audit'], {
+      cwd: work,
+    })
+    const lock = await readFile(join(work, 'package-lock.json'), 'utf8')
     const files = (text: string) => ({
       'package.json': JSON.stringify(manifest),
+      'package-lock.json': lock,
       'main.ts': `import tp from 'tidepool'\nimport isNumber from 'is-number'\ntp.route('/', () => '${text} ' + isNumber(5))\n`,
     })
     const live = await platform.deploy(ada, 'deps', files('one'))
@@ -101,7 +119,7 @@ describe('deployments', { timeout: 60_000 }, () => {
     })
     expect(await platform.ended(ada, bad)).toMatchObject({
       status: 'failed',
-      error: { code: 'install_failed', error: expect.stringContaining('is-number') },
+      error: { code: 'install_failed', error: expect.stringMatching(/lock file|is-number/) },
     })
     expect(await read('deps')).toBe('two true')
   })
@@ -197,8 +215,6 @@ test('everything of a pod can be made again from the database and the storage', 
   await rm(join(dir, 'releases'), { recursive: true })
   const storage = join(dir, 'storage')
   // Only the storage moves to the new machine.
-  const { cp, mkdtemp } = await import('node:fs/promises')
-  const { tmpdir } = await import('node:os')
   const moved = await mkdtemp(join(tmpdir(), 'tpm-'))
   await cp(storage, join(moved, 'storage'), { recursive: true })
   await first.stop()
