@@ -136,19 +136,46 @@ export async function dropStream(db: Queryable, project: number, run: string, na
     },
     [project, run, name],
   )
+  await dropLate(db, [{ project, run_id: run, name }])
 }
 
 /** Drops what a crash, or a stream that is no step's, has left of runs that ended. Called by the reconciler. */
 export async function dropEndedStreams(db: Queryable): Promise<void> {
-  await db.query(
+  const gone = await db.query<StreamKey>(
     `with gone as (
       delete from tidebase.streams s where not exists (
         select from tidebase.runs r where r.id = s.run_id and r.project = s.project
           and r.status not in ('completed', 'failed', 'cancelled')
       ) returning *
+    ), chunks as (
+      delete from tidebase.stream_chunks k using gone s
+      where k.run_id = s.run_id and k.stream = s.name and k.project = s.project
     )
-    delete from tidebase.stream_chunks k using gone s
-    where k.run_id = s.run_id and k.stream = s.name and k.project = s.project`,
+    select project, run_id, name from gone`,
+  )
+  if (gone.length > 0) await dropLate(db, gone)
+}
+
+interface StreamKey {
+  project: number
+  run_id: string
+  name: string
+}
+
+/** The chunk of an append that the deletion of its stream had to wait for: that one's snapshot did not show it. */
+async function dropLate(db: Queryable, streams: StreamKey[]): Promise<void> {
+  await db.query(
+    {
+      name: 'streams.drop_late',
+      text: `delete from tidebase.stream_chunks k using (
+          select k.tid from json_to_recordset($1::text::json) as s(project integer, run_id uuid, name text)
+          cross join lateral (
+            select k.ctid as tid from tidebase.stream_chunks k
+            where k.run_id = s.run_id and k.stream = s.name and k.project = s.project offset 0
+          ) k
+        ) late where k.ctid = late.tid`,
+    },
+    [JSON.stringify(streams)],
   )
 }
 

@@ -231,7 +231,7 @@ const ends = statement<WaitCall, Woken>(
   `${lockRuns}, decided as materialized (
     select c.*, l.tid, l.event_seq, w.name, w.kind, case
       when l.id is null then 'missing'
-      when not l.fresh then 'again'
+      when not l.fresh or row_number() over (partition by c.project, c.run, c.id order by c.i) > 1 then 'again'
       when w.status is distinct from 'pending' or w.due_at > now() then 'unchanged'
       when l.status in ('cancelled', 'completed') then 'dropped'
       else 'ended' end as action

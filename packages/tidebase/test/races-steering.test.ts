@@ -1,10 +1,11 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { type Reply, startServer } from '../../../test/server.ts'
 import { Coalescers } from '../src/coalesce.ts'
 import { openDatabase } from '../src/db.ts'
 import type { Engine } from '../src/engine.ts'
 import { deleteOldRuns } from '../src/retention.ts'
 import { fireSchedules } from '../src/schedules.ts'
+import { endWait } from '../src/waits.ts'
 import { Wakeups } from '../src/wakeups.ts'
 
 // As races.test.ts, for queues that are paused, batches, schedules, token streams and retention. What the reconciler
@@ -37,6 +38,8 @@ afterAll(async () => {
 
 const race = <T>(work: (server: Server, n: number) => Promise<T>, times = 40) =>
   Promise.all(Array.from({ length: times }, (_, n) => work(n % 2 ? first : second, n)))
+/** Statements that wait for what a transaction does. */
+const blocked = `select from pg_stat_activity where datname = current_database() and wait_event = 'transactionid'`
 const both = <T>(work: (engine: Engine) => Promise<T>) => Promise.all(engines.map(work))
 const statuses = (replies: Reply[]) => [...new Set(replies.map(({ status }) => status))].sort()
 
@@ -81,7 +84,6 @@ test('a pause is not answered before a claim that is under way has ended', async
       event,
     )
     const claim = first.ok('claim', { body: { queues: [queue] } })
-    const blocked = `select from pg_stat_activity where datname = current_database() and wait_event = 'transactionid'`
     while ((await db.cold.query(blocked)).length === 0) {}
     const pause = second.ok('pauseQueue', { params: { queue }, body: {} }).then(() => running(queue))
     await new Promise((resolve) => setTimeout(resolve, 200))
@@ -184,9 +186,46 @@ test('a writer that starts over while another goes on: what is kept is one text'
   }
 })
 
-test('what retention deletes while it is read, put back, forked or written to is there whole, or not at all', async () => {
+test('text that is appended while its step completes is dropped with the rest', async () => {
+  const { run } = await first.ok('createRun', { params: { workflowName: 'w' }, body: {} })
+  const params = { runId: run.id }
+  await first.ok('beginRun', { params, headers: { 'x-tidebase-worker': 'w1' } })
+  await first.ok('appendStream', { params, body: { stream: 'a', offset: 0, chunk: 'x' } })
+  const key = [run.id.slice(4)]
+  const recorded = await db.transaction(async (tx) => {
+    // As an append does that has not committed yet.
+    await tx.query('update tidebase.streams set next_offset = 2 where run_id = $1', key)
+    await tx.query(
+      `insert into tidebase.stream_chunks (project, run_id, stream, epoch, at, chunk)
+        select project, run_id, name, epoch, 1, 'y' from tidebase.streams where run_id = $1`,
+      key,
+    )
+    const body = { name: 'a', inputHash: 'h', leaseOwner: 'w1', output: 'xy' }
+    const recording = second.ok('recordStep', { params, body })
+    while ((await db.cold.query(blocked)).length === 0) {}
+    return { recording }
+  })
+  await recorded.recording
+  const left = () => db.cold.query('select from tidebase.stream_chunks where run_id = $1', key)
+  await vi.waitFor(async () => expect(await left()).toEqual([]), 5_000)
+})
+
+test('a wait whose time has come is ended once, whoever notices', async () => {
+  const { run } = await first.ok('createRun', { params: { workflowName: 'w' }, body: {} })
+  const params = { runId: run.id }
+  await first.ok('beginRun', { params })
+  const { wait } = await first.ok('createTimer', { params, body: { name: 't', delayMs: 0 } })
+  const end = (engine: Engine) => endWait(engine, 1, run.id.slice(4), wait.id.slice(5))
+  await Promise.all(Array.from({ length: 10 }, () => both(end)))
+  const { events } = await first.ok('getRun', { params })
+  expect(events.map(({ seq, type }) => `${seq} ${type}`).slice(2)).toEqual(['3 wait.started', '4 wait.ended'])
+})
+
+test('what retention deletes while it is read, put back, forked or written to is there whole, or not at all', {
+  timeout: 60_000,
+}, async () => {
   const ids: string[] = []
-  for (let n = 0; n < 60; n++) {
+  for (let n = 0; n < 40; n++) {
     const { run } = await first.ok('enqueue', { params: { queue: 'old' }, body: { workflowName: 'w' } })
     const params = { runId: run.id }
     await first.ok('beginRun', { params, headers: { 'x-tidebase-worker': 'w1' } })
@@ -223,7 +262,7 @@ test('what retention deletes while it is read, put back, forked or written to is
         } else if ((k + n) % 4 === 2) {
           const { status } = await server.send('recordUsage', { params, body: { totalTokens: 1 } })
           expect([200, 404]).toContain(status)
-        } else if (k > 40) {
+        } else if (k > 25) {
           const { status } = await server.send('retryRun', { params, body: {} })
           expect([200, 404, 409]).toContain(status)
         }
