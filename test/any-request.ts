@@ -20,6 +20,7 @@ const body = {
   stream: 's',
   offset: 0,
   chunk: '',
+  calls: [],
 }
 const none = '0'.repeat(32)
 
