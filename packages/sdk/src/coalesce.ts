@@ -1,15 +1,15 @@
-// Calls that are made together leave together: those of one turn of the event loop go out as one POST /batch, and come
-// back each with its own answer. It is a way to send like any other; repeating, time limits and errors are the
+// Calls that are made together leave together: those of one turn of the event loop, or those that were made while two
+// requests were under way, go out as one POST /batch, and come back each with its own answer. It is a way to send like any other; repeating, time limits and errors are the
 // transport's, per call.
 //
-//   one call in a turn ─▶ its own request, as if this were not here
+//   one call           ─▶ its own request, as if this were not here
 //   several            ─▶ /batch ─▶ 200: each has its answer; a call the server wants alone is sent alone
 //                              ├──▶ 403, 404, 405: a server, or a proxy, without batches: each alone, now and for a while
 //                              ├──▶ other 4xx: something about one of them (or the key): each alone
 //                              └──▶ 5xx, a lost connection: each is told, and is repeated as it would be alone
 //
-// Invariants: a call waits for nothing but the end of the turn; one that was given up takes no other with it, and the
-// request ends with the last of its calls.
+// Invariants: on an idle client a call waits for nothing but the end of the turn, and never for long behind slow ones;
+// one that was given up takes no other with it, and the request ends with the last of its calls.
 import type { Answer, Outgoing, Send, Sending } from './send.ts'
 import { property } from './thrown.ts'
 
@@ -18,6 +18,10 @@ const smallBody = 32_000
 /** Most of one request: far below what servers allow (500 calls, 4 MiB). */
 const maxCalls = 200
 const maxLength = 512_000
+/** Requests under way before further calls wait for one to end and then leave together; by measurement (docs/notes/0004). */
+const atOnce = 2
+/** When a request that is still under way keeps no call waiting any more, ms. */
+const slowMs = 250
 /** For how long a server that has no batches is not asked again, ms: it may be updated under a worker that goes on. */
 const refusedMs = 600_000
 
@@ -44,23 +48,52 @@ export function coalescing(send: Send, url: string, headers: Record<string, stri
   let pending: Member[] = []
   let refusedUntil = 0
   let longest = maxLength
+  let underWay = 0
+  let scheduled = false
 
-  const alone = (member: Member) => {
-    if (member.gone) return
+  const alone = (member: Member, over = () => {}) => {
+    if (member.gone) return over()
     const sending = send(member.request)
     member.cancel = sending.cancel
     member.resolve(sending.answer)
+    sending.answer.then(over, over)
+  }
+
+  const schedule = () => {
+    if (scheduled || pending.length === 0 || underWay >= atOnce) return
+    scheduled = true
+    afterThisTurn(flush)
   }
 
   const flush = () => {
-    const members = pending.filter(({ gone }) => !gone)
-    pending = []
-    const apart = performance.now() < refusedUntil
-    for (const group of apart ? members.map((member) => [member]) : groups(members, longest)) {
-      const [first] = group
-      if (first && group.length === 1) alone(first)
-      else void together(group)
+    scheduled = false
+    pending = pending.filter(({ gone }) => !gone)
+    if (performance.now() < refusedUntil) {
+      for (const member of pending.splice(0)) alone(member)
+      return
     }
+    while (pending.length > 0 && underWay < atOnce) {
+      const group = pending.splice(0, fitting(pending, longest))
+      const over = occupy()
+      const [first] = group
+      if (first && group.length === 1) alone(first, over)
+      else void together(group).finally(over)
+    }
+  }
+
+  /** Counts a request as under way until the returned function is called, or it turns out to be slow. */
+  const occupy = () => {
+    underWay++
+    let counted = true
+    const over = () => {
+      clearTimeout(timer)
+      if (!counted) return
+      counted = false
+      underWay--
+      schedule()
+    }
+    const timer = setTimeout(over, slowMs)
+    return over
   }
 
   const together = async (members: Member[]) => {
@@ -102,7 +135,8 @@ export function coalescing(send: Send, url: string, headers: Record<string, stri
     let member: Member | undefined
     const answer = new Promise<Answer>((resolve, reject) => {
       member = { request, resolve, reject, gone: false, cancel: () => {} }
-      if (pending.push(member) === 1) afterThisTurn(flush)
+      pending.push(member)
+      schedule()
     })
     return {
       answer,
@@ -120,20 +154,14 @@ export function coalescing(send: Send, url: string, headers: Record<string, stri
 const afterThisTurn: (work: () => void) => void =
   typeof setImmediate === 'function' ? (work) => void setImmediate(work) : queueMicrotask
 
-function groups(members: Member[], longest: number): Member[][] {
-  const all: Member[][] = []
-  let room = 0
-  for (const member of members) {
-    const length = member.request.body?.length ?? 0
-    const last = all.at(-1)
-    if (last && last.length < maxCalls && length <= room) last.push(member)
-    else {
-      all.push([member])
-      room = longest
-    }
-    room -= length
-  }
-  return all
+/** How many of the calls fit into one request; at least one. */
+function fitting(members: Member[], longest: number): number {
+  let room = longest
+  const end = members.findIndex(({ request }, n) => {
+    room -= request.body?.length ?? 0
+    return n > 0 && (room < 0 || n >= maxCalls)
+  })
+  return end < 0 ? members.length : end
 }
 
 function asCall({ url, method, body }: Outgoing, server: string): string {

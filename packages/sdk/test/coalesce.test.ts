@@ -110,15 +110,21 @@ test('an error is the one it would be alone, and nobody else’s', async () => {
 
 describe.each([403, 404, 405])('a server that answers %i to a batch', (status) => {
   test('is asked once, and then call by call', async () => {
-    const { transport, paths } = through((path, send) =>
-      path === '/batch' ? Promise.resolve(Response.json({ error: 'no' }, { status })) : send(),
-    )
+    let now = 0
+    let most = 0
+    const { transport, paths } = through(async (path, send) => {
+      if (path === '/batch') return Response.json({ error: 'no' }, { status })
+      most = Math.max(most, ++now)
+      return send().finally(() => now--)
+    })
     const runs = await several(5)
     await Promise.all(runs.map((run) => record(transport, run)))
     await Promise.all(runs.map((run) => record(transport, run, { name: 'b' })))
     expect(paths.filter((path) => path === '/batch')).toHaveLength(1)
     expect(paths).toHaveLength(11)
     for (const run of runs) expect(await events(run)).toEqual([...once, ...once])
+    // Nothing waits for its turn where nothing would travel together.
+    expect(most).toBe(5)
   })
 })
 
@@ -201,6 +207,27 @@ test('a call given up before it left is not sent; the request ends with the last
   expect((await outcomes).map((each) => 'reason' in each && each.reason)).toEqual(['early', 'second', 'third'])
   expect(sent?.signal?.aborted).toBe(true)
   expect(paths).toEqual(['/batch'])
+})
+
+test('while two requests are under way further calls gather, but not for long', async () => {
+  const held = signalled()
+  const { transport, paths } = through(async (_, send) => {
+    const response = await send()
+    await held.promise
+    return response
+  })
+  const runs = await several(6)
+  const calls: Promise<unknown>[] = []
+  for (const run of runs) {
+    calls.push(record(transport, run))
+    await delay(10)
+  }
+  expect(paths).toEqual(['/runs/:id/steps/record', '/runs/:id/steps/record'])
+  await delay(300)
+  expect(paths.slice(2)).toEqual(['/batch'])
+  held.done()
+  await Promise.all(calls)
+  for (const run of runs) expect(await events(run)).toEqual(once)
 })
 
 test('where bodies, or answers together, are limited, everything still arrives', async () => {

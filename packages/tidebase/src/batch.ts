@@ -50,7 +50,7 @@ export async function answerBatch(edge: Edge, request: Request): Promise<Respons
       const { route } = match
       if (route.alone || route.reply === null) throw new ApiError('not_in_batch', `${name} cannot be part of a batch.`)
       // As an address would carry it: all text, and well formed.
-      const query = Object.fromEntries(new URLSearchParams(textual(call.query)))
+      const query = call.query ? Object.fromEntries(new URLSearchParams(textual(call.query))) : {}
       const work = () => edge.perform(match, query, call.body === undefined ? {} : call.body)
       const reply = await (route.method === 'GET' ? readers.run(work) : work())
       text = `{"status":200,"body":${JSON.stringify(reply)}}`
@@ -87,8 +87,8 @@ function matchOf(
 
 const isRoute = (name: string): name is RouteName => Object.hasOwn(routes, name)
 
-function textual(query: BatchCall['query']): Record<string, string> {
-  return Object.fromEntries(Object.entries(query ?? {}).map(([key, value]) => [key, String(value)]))
+function textual(query: NonNullable<BatchCall['query']>): Record<string, string> {
+  return Object.fromEntries(Object.entries(query).map(([key, value]) => [key, String(value)]))
 }
 
 /** So many reads at a time: each may hold a long answer and a connection. */
