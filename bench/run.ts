@@ -81,7 +81,7 @@ function stepMeasures(): (() => Promise<Result>)[] {
   const runsFor = (concurrent: number) => (quick ? concurrent : Math.max(40, concurrent * 4))
   return (only ?? (quick ? [1, 8] : [1, 8, 32, 128])).flatMap((concurrent) => {
     const load = { concurrent, steps: 20, runs: runsFor(concurrent) }
-    const ours = (['record', 'begin+complete'] as Mode[]).map(
+    const ours = (['record', 'begin+complete', 'sdk, one by one', 'sdk'] as Mode[]).map(
       (mode) => () => withServer((url) => benchSteps(url, { ...load, mode })),
     )
     return peers ? [...ours, () => peer('dbos-steps', [concurrent, 20, load.runs])] : ours

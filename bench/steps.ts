@@ -1,5 +1,7 @@
-// Steps per second: runs of 20 steps by plain HTTP, no batching by the client.
-// `record` is what the SDK does for steps that are safe to replay: one call a step. `begin+complete` is two.
+// Steps per second: runs of 20 steps. By plain HTTP without batching: `record`, one call a step, and `begin+complete`,
+// two. By the SDK, all runs in one process: `sdk, one by one` sends each call as a request of its own, `sdk` those of
+// one turn of the event loop together.
+import { type RunContext, Tidebase } from '@tidebase/sdk'
 import { type Client, connect, percentile, repeat, round } from './client.ts'
 
 /** One measurement. */
@@ -9,10 +11,12 @@ export interface StepsResult {
   stepsPerSecond: number
   p50ms: number
   p99ms: number
+  /** Processor time of the process that executes the runs, µs per step. */
+  clientCpuUs?: number
 }
 
 /** How a step is written. */
-export type Mode = 'record' | 'begin+complete'
+export type Mode = 'record' | 'begin+complete' | 'sdk, one by one' | 'sdk'
 
 const inputHash = 'b'.repeat(64)
 
@@ -27,9 +31,16 @@ export async function benchSteps(
   { mode, concurrent, steps, runs }: { mode: Mode; concurrent: number; steps: number; runs: number },
 ): Promise<StepsResult> {
   const client = connect(url)
+  const tide = new Tidebase({ url, coalesce: mode === 'sdk' })
+  const once = (ms: number[]) =>
+    mode === 'record' || mode === 'begin+complete'
+      ? execute(client, mode, steps, ms)
+      : tide.run('bench', (run) => work(run, steps, ms))
   const ms: number[] = []
-  await repeat(Math.min(runs, concurrent), concurrent, () => execute(client, mode, steps, []))
-  const seconds = await repeat(runs, concurrent, () => execute(client, mode, steps, ms))
+  await repeat(Math.min(runs, concurrent), concurrent, () => once([]))
+  const spent = process.cpuUsage()
+  const seconds = await repeat(runs, concurrent, () => once(ms))
+  const { user, system } = process.cpuUsage(spent)
   client.close()
   return {
     system: `tidebase, ${mode}`,
@@ -37,7 +48,17 @@ export async function benchSteps(
     stepsPerSecond: Math.round((runs * steps) / seconds),
     p50ms: round(percentile(ms, 0.5)),
     p99ms: round(percentile(ms, 0.99)),
+    clientCpuUs: Math.round((user + system) / (runs * steps)),
   }
+}
+
+async function work(run: RunContext, steps: number, ms: number[]): Promise<null> {
+  for (let n = 0; n < steps; n++) {
+    const began = performance.now()
+    await run.step(`s${n}`, () => ({ ok: n }))
+    ms.push(performance.now() - began)
+  }
+  return null
 }
 
 async function execute(client: Client, mode: Mode, steps: number, ms: number[]): Promise<void> {

@@ -21,6 +21,7 @@ const body = {
   offset: 0,
   chunk: '',
   scope: 'read',
+  calls: [],
 }
 const none = '0'.repeat(32)
 

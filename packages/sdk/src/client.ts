@@ -30,6 +30,11 @@ export interface TidebaseOptions {
   retryForMs?: number
   /** How long one try of a call may take, in milliseconds; 15,000 unless given. */
   timeoutMs?: number
+  /**
+   * Whether calls that are made at once may leave as one request; true unless given. It changes nothing but the speed:
+   * with `false` each is a request of its own, which is easier to follow in a proxy's log.
+   */
+  coalesce?: boolean
 }
 
 /** What a run carries and how it is executed. */
@@ -79,6 +84,7 @@ export class Tidebase {
       fetch: options.fetch,
       retryForMs: options.retryForMs ?? 120_000,
       timeoutMs: options.timeoutMs ?? 15_000,
+      coalesce: options.coalesce ?? true,
     })
     this.#webhookSecret = options.webhookSecret ?? env('TIDEBASE_WEBHOOK_SECRET')
     const engine: Engine = {

@@ -7,7 +7,7 @@ import type { IncomingMessage } from 'node:http'
 /** The part of `fetch` that is used. */
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>
 
-/** A request as it goes out. */
+/** A request as it goes out; its body is JSON. */
 export interface Outgoing {
   url: string
   method: string
@@ -19,7 +19,8 @@ export interface Outgoing {
 export interface Answer {
   status: number
   header(name: string): string | null
-  text(): Promise<string>
+  /** The body's JSON; undefined when it is none. */
+  json(): Promise<{ value: unknown } | undefined>
   chunks(): AsyncIterable<Uint8Array>
 }
 
@@ -52,7 +53,7 @@ function viaFetch(own: Fetch | undefined): Send {
       answer: answer.then((response) => ({
         status: response.status,
         header: (name) => response.headers.get(name),
-        text: () => response.text(),
+        json: async () => parse(await response.text()),
         chunks: () => pieces(response.body),
       })),
       cancel: () => controller.abort(),
@@ -93,7 +94,7 @@ function viaHttp(protocol: string): Send | undefined {
         resolve({
           status: response.statusCode ?? 0,
           header: (name) => [response.headers[name] ?? null].flat()[0] ?? null,
-          text: () => whole(response),
+          json: async () => parse(await whole(response)),
           chunks: () => response,
         })
       })
@@ -114,4 +115,12 @@ function whole(response: IncomingMessage): Promise<string> {
     response.on('error', reject)
     response.on('close', () => reject(new Error('the connection was closed')))
   })
+}
+
+function parse(text: string): { value: unknown } | undefined {
+  try {
+    return { value: JSON.parse(text) }
+  } catch {
+    return undefined
+  }
 }

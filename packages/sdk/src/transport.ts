@@ -1,8 +1,9 @@
-// Transport: the one way to the server. Every call of the SDK passes `call`, so that calls of one turn of the event
-// loop can later leave together in one request.
+// Transport: the one way to the server. Every call of the SDK passes `call`; what each is owed (repetition, time limit,
+// abort, error) is seen to here, so that travelling in one request with others (coalesce.ts) changes nothing of it.
 // Invariants: a call is repeated only while no usable answer comes (every route is safe to repeat); every try has a time limit; nothing (timer,
 // listener, request) outlives the call; the API key appears in no error.
 import { backoff, delay, onAbort } from './abort.ts'
+import { coalescing } from './coalesce.ts'
 import {
   type CallName,
   type CallOptions,
@@ -24,12 +25,24 @@ export interface TransportOptions {
   retryForMs: number
   /** How long one try may take, in milliseconds. */
   timeoutMs: number
+  /** Whether calls that are made at once may leave as one request. */
+  coalesce: boolean
 }
 
 // A server that never answered is more likely not there than restarting: say so soon.
 const firstContactMs = 3_000
 // A server that fails to answer may fail for this very request; it is not asked for as long as one that is away.
 const internalErrorTries = 3
+
+/** The calls that executions make again and again, and whose answers are short. */
+const together: ReadonlySet<CallName> = new Set<CallName>([
+  'heartbeatRun',
+  'beginStep',
+  'recordStep',
+  'completeStep',
+  'failStep',
+  'completeRun',
+])
 
 /** Takes what is wanted of a good answer. */
 type Read<T> = (got: { answer: Answer; cancel(): void }) => Promise<T>
@@ -40,19 +53,21 @@ export class Transport {
   #options: TransportOptions
   #headers: Record<string, string>
   #send: Send
+  #sendTogether: Send
   #reached = false
 
   constructor(options: TransportOptions) {
     this.url = serverUrl(options.url)
     this.#options = options
-    this.#send = sender(this.url, options.fetch)
     const key = options.apiKey?.trim()
     if (key && !/^[\x21-\x7e]+$/.test(key))
       throw new TidebaseError('The API key has characters that no key has.', {
         code: 'invalid_api_key',
         hint: 'Check TIDEBASE_API_KEY: it must be one word without spaces or line breaks.',
       })
+    this.#send = sender(this.url, options.fetch)
     this.#headers = { accept: 'application/json', ...(key ? { authorization: `Bearer ${key}` } : {}) }
+    this.#sendTogether = options.coalesce ? coalescing(this.#send, this.url, this.#headers) : this.#send
   }
 
   /**
@@ -65,18 +80,18 @@ export class Transport {
    *   time; the signal's reason when it aborts
    */
   async call<N extends CallName>(name: N, request: CallRequest<N>): Promise<CallReply<N>> {
-    const { status, text } = await this.#insist(name, request, async ({ answer }) => ({
+    const { status, reply } = await this.#insist(name, request, async ({ answer }) => ({
       status: answer.status,
-      text: await answer.text(),
+      reply: await answer.json(),
     }))
-    const reply = parse<CallReply<N>>(text)
     if (reply === undefined)
       throw new TidebaseError(`${this.url} answered ${status} with something that is not JSON.`, {
         status,
         code: 'bad_reply',
         hint: 'Check that TIDEBASE_URL is the address of a Tidebase server, not of a proxy’s page.',
       })
-    return reply.value
+    // The server's replies are taken at their word: that they match the contract is the server's to prove.
+    return reply.value as CallReply<N>
   }
 
   /**
@@ -103,11 +118,12 @@ export class Transport {
       },
       body,
     }
+    const send = together.has(name) && request.headers === undefined ? this.#sendTogether : this.#send
     const runId = property(params, 'runId')
     const started = performance.now()
     for (let attempt = 0; ; attempt++) {
       request.signal?.throwIfAborted()
-      const outcome = await this.#once(outgoing, request, typeof runId === 'string' ? runId : '', read)
+      const outcome = await this.#once(send, outgoing, request, typeof runId === 'string' ? runId : '', read)
       if ('value' in outcome) return outcome.value
       const { error, retryAfterMs } = outcome
       if (request.signal?.aborted) throw request.signal.reason
@@ -121,6 +137,7 @@ export class Transport {
   }
 
   async #once<T>(
+    send: Send,
     outgoing: Outgoing,
     options: CallOptions,
     runId: string,
@@ -131,7 +148,7 @@ export class Transport {
     let unwatch = () => {}
     let timer: ReturnType<typeof setTimeout> | undefined
     try {
-      const sending = this.#send(outgoing)
+      const sending = send(outgoing)
       unwatch = onAbort(options.signal, () => sending.cancel())
       timer = setTimeout(() => {
         late = true
@@ -141,10 +158,10 @@ export class Transport {
       this.#reached = true
       const { status } = answer
       if (status >= 200 && status < 300) return { value: await read({ answer, cancel: sending.cancel }) }
-      const text = await answer.text()
+      const reply = await answer.json()
       if (status < 400) return { error: redirected(this.url, status, answer.header('location')) }
       return {
-        error: errorFromReply(status, parse<unknown>(text)?.value, runId),
+        error: errorFromReply(status, reply?.value, runId),
         retryAfterMs: retryAfter(answer.header('retry-after')),
       }
     } catch (error) {
@@ -207,15 +224,6 @@ function encode(name: string, body: unknown): string {
       hint: 'Inputs, outputs, states and results are stored as JSON: no cycles, no BigInt.',
       cause,
     })
-  }
-}
-
-function parse<T>(text: string): { value: T } | undefined {
-  try {
-    // The server's replies are taken at their word: that they match the contract is the server's to prove.
-    return { value: JSON.parse(text) }
-  } catch {
-    return undefined
   }
 }
 

@@ -1,6 +1,7 @@
 // The HTTP edge: authenticate, validate, dispatch, map errors. No SQL, no logic of any noun.
 import { randomUUID } from 'node:crypto'
-import { type RouteName, routes } from '@tidebase/wire'
+import { type Route, type RouteName, routes } from '@tidebase/wire'
+import { answerBatch, type Failure } from './batch.ts'
 import { check, readForm, readJson } from './body.ts'
 import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
@@ -47,37 +48,57 @@ export function createApp(
   const handlers = handlersOf(engine, streams, metrics, (request) => app(request))
   const guard = originGuard(engine.settings.publicUrl, options)
 
-  const admit = async ({ name, route }: Match<RouteName>, request: Request, { query }: Address): Promise<Caller> => {
+  const callerOf = async ({ name }: Match<RouteName>, request: Request, { query }: Address): Promise<Caller> => {
     const header = request.headers.get('authorization')
     const bearer = header === null ? undefined : /^bearer +(.*)$/i.exec(header)?.[1]?.trim()
     const presented = bearer ?? (keyInAddress.has(name) ? (query?.get('token') ?? undefined) : undefined)
     const caller = await authenticate(presented)
     if (!caller) throw new ApiError('unauthorized')
-    if (caller.scope !== 'admin' && !route.scopes.includes(caller.scope)) {
-      throw new ApiError('forbidden', `A key of scope ${caller.scope} may not call ${name}.`, {
-        hint: `Use a key of scope ${['admin', ...route.scopes].join(' or ')}; \`tidebase keys list\` shows them.`,
-      })
-    }
     return caller
   }
 
-  const answer = async (match: Match<RouteName>, request: Request, address: Address): Promise<Response> => {
-    const { name, route, params } = match
-    const caller = route.keyless ? anonymous : await admit(match, request, address)
-    const query = route.query ? check(route.query, Object.fromEntries(address.query ?? []), 'invalid_query') : undefined
-    const read = route.form ? readForm : readJson
-    const body = route.body ? check(route.body, await read(request, options.maxBody), 'invalid_body') : undefined
-    const { headers } = request
-    const reply = await call(handlers, name, {
+  /** Does a call of a route for a caller whose key was found: the scope, the schemas, the handler. */
+  const perform = async (
+    { name, route, params }: Match<RouteName>,
+    caller: Caller,
+    request: Request,
+    given: { query: object; body(): unknown },
+  ): Promise<unknown> => {
+    admit(caller, name, route)
+    if (name === 'batch') throw new ApiError('not_in_batch')
+    const query = route.query ? check(route.query, given.query, 'invalid_query') : undefined
+    const body = route.body ? check(route.body, await given.body(), 'invalid_body') : undefined
+    return call(handlers, name, {
       caller,
       params,
       query,
       body,
-      headers,
+      headers: request.headers,
       request,
       get signals() {
         return [request.signal, options.stopping]
       },
+    })
+  }
+
+  const answer = async (match: Match<RouteName>, request: Request, address: Address): Promise<Response> => {
+    const { name, route } = match
+    const caller = route.keyless ? anonymous : await callerOf(match, request, address)
+    if (name === 'batch') {
+      admit(caller, name, route)
+      const edge = {
+        find,
+        perform: (inside: Match<RouteName>, query: object, body: unknown) =>
+          perform(inside, caller, request, { query, body: () => body }),
+        failure: (error: unknown) => failure(error, options),
+        observe: metrics.observe,
+        maxBody: options.maxBody,
+      }
+      return answerBatch(edge, request)
+    }
+    const reply = await perform(match, caller, request, {
+      query: Object.fromEntries(address.query ?? []),
+      body: () => (route.form ? readForm : readJson)(request, options.maxBody),
     })
     return reply instanceof Response ? reply : json(200, reply)
   }
@@ -105,7 +126,8 @@ export function createApp(
         response = await answer(match, request, address)
       }
     } catch (error) {
-      response = failure(error, options)
+      const { status, body, headers } = failure(error, options)
+      response = json(status, body, headers)
     }
     for (const [header, value] of Object.entries(cors)) response.headers.set(header, value)
     metrics.observe(route, response.status, performance.now() - began)
@@ -117,13 +139,21 @@ export function createApp(
 /** EventSource cannot send headers. No other route takes a key in its address. */
 const keyInAddress: ReadonlySet<RouteName> = new Set(['streamEvents', 'streamProjectEvents'] as const)
 
+/** @throws ApiError `forbidden` */
+function admit(caller: Caller, name: RouteName, route: Route): void {
+  if (route.keyless || caller.scope === 'admin' || route.scopes.includes(caller.scope)) return
+  throw new ApiError('forbidden', `A key of scope ${caller.scope} may not call ${name}.`, {
+    hint: `Use a key of scope ${['admin', ...route.scopes].join(' or ')}; \`tidebase keys list\` shows them.`,
+  })
+}
+
 const anonymous: Caller = { project: 0, scope: 'read', keyId: null }
 
 /**
  * The one place where a route's name and its input part ways in the types: the route's own schemas have just made them
  * agree.
  */
-function call(handlers: Handlers, name: RouteName, input: object): Promise<unknown> {
+function call(handlers: Handlers, name: keyof Handlers, input: object): Promise<unknown> {
   const handler: (input: never) => Promise<unknown> = handlers[name]
   return handler(input as never)
 }
@@ -132,18 +162,23 @@ function json(status: number, body: unknown, headers?: Record<string, string>): 
   return new Response(JSON.stringify(body), { status, headers: { 'content-type': 'application/json', ...headers } })
 }
 
-function failure(error: unknown, options: AppOptions): Response {
+/** What an error is answered with. Those that are our fault are reported. */
+function failure(error: unknown, options: AppOptions): Failure {
   if (!(error instanceof ApiError)) {
     const requestId = randomUUID()
     options.onError(error, requestId)
-    return json(500, new ApiError('internal', undefined, { requestId }).body())
+    return { status: 500, headers: {}, body: new ApiError('internal', undefined, { requestId }).body() }
   }
   const { allow } = error.details
-  return json(error.status, error.body(), {
-    ...(error.status === 503 ? { 'retry-after': '1' } : {}),
-    ...(error.status === 401 ? { 'www-authenticate': 'Bearer' } : {}),
-    ...(typeof allow === 'string' ? { allow } : {}),
-  })
+  return {
+    status: error.status,
+    headers: {
+      ...(error.status === 503 ? { 'retry-after': '1' } : {}),
+      ...(error.status === 401 ? { 'www-authenticate': 'Bearer' } : {}),
+      ...(typeof allow === 'string' ? { allow } : {}),
+    },
+    body: error.body(),
+  }
 }
 
 function preflight(allow: string): Record<string, string> {

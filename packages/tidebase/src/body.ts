@@ -15,8 +15,36 @@ const decoder = new TextDecoder('utf-8', { fatal: true })
  * @throws ApiError `body_too_large`, `unsupported_media_type`, `invalid_json`, `invalid_body`
  */
 export async function readJson(request: Request, limit: number): Promise<unknown> {
+  const { value, suspect } = await parseBody(request, limit, maxDepth)
+  if (suspect) checkStorable(value)
+  return value
+}
+
+/**
+ * The JSON of a batch. What cannot be stored is a matter of the call that says it: when `suspect`, every call must pass
+ * `checkStorable`.
+ *
+ * @throws ApiError `body_too_large`, `unsupported_media_type`, `invalid_json`
+ */
+export function readBatch(request: Request, limit: number): Promise<{ value: unknown; suspect: boolean }> {
+  // A call's body stands three levels deep.
+  return parseBody(request, limit, maxDepth + 3)
+}
+
+/** @throws ApiError `invalid_body`, with the places of what Postgres could not store as it is */
+export function checkStorable(value: unknown): void {
+  const issues: Issue[] = []
+  findUnstorable(value, '', issues)
+  if (issues.length > 0) throw invalidBody(issues)
+}
+
+async function parseBody(
+  request: Request,
+  limit: number,
+  depth: number,
+): Promise<{ value: unknown; suspect: boolean }> {
   const bytes = await readBytes(request, limit)
-  if (bytes.byteLength === 0) return {}
+  if (bytes.byteLength === 0) return { value: {}, suspect: false }
   const type = request.headers.get('content-type') ?? ''
   if (!/^application\/(?:[\w.+-]*\+)?json\s*(?:;|$)/i.test(type)) {
     throw new ApiError('unsupported_media_type', `The body must be JSON, not ${JSON.stringify(type.slice(0, 80))}.`)
@@ -27,7 +55,7 @@ export async function readJson(request: Request, limit: number): Promise<unknown
   } catch {
     throw new ApiError('invalid_json', 'The body is not valid UTF-8.')
   }
-  checkDepth(text)
+  checkDepth(text, depth)
   let value: unknown
   try {
     value = JSON.parse(text)
@@ -36,12 +64,7 @@ export async function readJson(request: Request, limit: number): Promise<unknown
     throw new ApiError('invalid_json', `The body is not valid JSON: ${where.slice(0, 200)}.`)
   }
   // Only texts that contain one of these can hold something that must be refused; the walk is for naming the place.
-  if (/\\u0000|\\ud[89a-f]|__proto__/i.test(text)) {
-    const issues: Issue[] = []
-    findUnstorable(value, '', issues)
-    if (issues.length > 0) throw invalidBody(issues)
-  }
-  return value
+  return { value, suspect: /\\u0000|\\ud[89a-f]|__proto__/i.test(text) }
 }
 
 /**
@@ -58,9 +81,7 @@ export async function readForm(request: Request, limit: number): Promise<unknown
   const bytes = await readBytes(request, limit)
   // An object of its own making: a field called __proto__ is only a field.
   const fields = Object.fromEntries(new URLSearchParams(Buffer.from(bytes as Uint8Array).toString('utf8')))
-  const issues: Issue[] = []
-  findUnstorable(fields, '', issues)
-  if (issues.length > 0) throw invalidBody(issues)
+  checkStorable(fields)
   return fields
 }
 
@@ -83,8 +104,8 @@ async function readBytes(request: Request, limit: number): Promise<ArrayBuffer |
 }
 
 /** Refuses JSON nested deeper than any parser behind us takes, without parsing it. */
-function checkDepth(text: string): void {
-  if (text.length < maxDepth * 2) return
+function checkDepth(text: string, most: number): void {
+  if (text.length < most * 2) return
   let depth = 0
   let inString = false
   for (let at = 0; at < text.length; at++) {
@@ -94,8 +115,8 @@ function checkDepth(text: string): void {
       else if (code === 34) inString = false
     } else if (code === 34) inString = true
     else if (code === 91 || code === 123) {
-      if (++depth > maxDepth) {
-        throw new ApiError('invalid_json', `The body is nested deeper than ${maxDepth} levels, at position ${at}.`)
+      if (++depth > most) {
+        throw new ApiError('invalid_json', `The body is nested deeper than ${most} levels, at position ${at}.`)
       }
     } else if (code === 93 || code === 125) depth--
   }

@@ -49,9 +49,9 @@ export interface Input<Name extends RouteName> {
   readonly signals: readonly AbortSignal[]
 }
 
-/** One function per route. */
+/** One function per route; a batch is the edge's own. */
 export type Handlers = {
-  [Name in RouteName]: (
+  [Name in Exclude<RouteName, 'batch'>]: (
     input: Input<Name>,
   ) => Promise<Routes[Name]['reply'] extends null ? Response : ReplyOf<Routes[Name]>>
 }

@@ -9,21 +9,20 @@ export interface Match<Name extends string> {
   params: Record<string, string>
 }
 
+/**
+ * From method and path (still encoded, without query) to the match, or to the methods that the path takes when it does
+ * not take this one, or to null when there is no such path.
+ */
+export type Router<Name extends string> = (method: string, path: string) => Match<Name> | { allowed: string[] } | null
+
 interface Shape<Name extends string> {
   /** A literal segment as text, a parameter as its place in the path. */
   literals: (string | null)[]
   methods: Map<string, { name: Name; route: Route; params: (string | null)[] }>
 }
 
-/**
- * Builds the table.
- *
- * @returns a function from method and path (still encoded, without query) to the match, or to the methods that the path
- *   takes when it does not take this one, or to null when there is no such path
- */
-export function createRouter<Name extends string>(
-  routes: Record<Name, Route>,
-): (method: string, path: string) => Match<Name> | { allowed: string[] } | null {
+/** Builds the table. */
+export function createRouter<Name extends string>(routes: Record<Name, Route>): Router<Name> {
   const byLength = new Map<number, Shape<Name>[]>()
   for (const [name, route] of Object.entries(routes) as [Name, Route][]) {
     const segments = route.path.slice(1).split('/')
@@ -66,10 +65,31 @@ function decode(names: (string | null)[], segments: string[]): Record<string, st
     } catch {
       throw badName(name, 'is not percent-encoded UTF-8')
     }
-    if (value.length > 300) throw badName(name, 'is longer than 300 characters')
-    if (value.includes('\0')) throw badName(name, 'contains NUL')
+    checkParam(name, value)
     params[name] = value
   })
+  return params
+}
+
+function checkParam(name: string, value: string): void {
+  if (value.length > 300) throw badName(name, 'is longer than 300 characters')
+  if (value.includes('\0')) throw badName(name, 'contains NUL')
+}
+
+/**
+ * The parameters of a route's path from values that were never part of an address.
+ *
+ * @throws ApiError `invalid_query`
+ */
+export function namedParams(route: Route, given: Record<string, string>): Record<string, string> {
+  const params: Record<string, string> = {}
+  for (const [, name = ''] of route.path.matchAll(/:(\w+)/g)) {
+    const value = Object.hasOwn(given, name) ? given[name] : undefined
+    if (value === undefined || value === '') throw badName(name, 'is missing')
+    if (!value.isWellFormed()) throw badName(name, 'contains half of a surrogate pair')
+    checkParam(name, value)
+    params[name] = value
+  }
   return params
 }
 

@@ -175,6 +175,11 @@ export const errorCodes = define({
     meaning: 'The body is too large.',
     hint: 'Keep large data elsewhere and store its address, or raise TIDEBASE_MAX_BODY (bytes).',
   },
+  not_in_batch: {
+    status: 400,
+    meaning: 'This call cannot be answered inside a batch.',
+    hint: 'Send it as a request of its own.',
+  },
   unsupported_media_type: {
     status: 415,
     meaning: 'The body must be JSON.',

@@ -69,6 +69,7 @@ export const getGate = route({
   path: '/runs/:runId/gates/:gateId',
   summary: 'Read a gate. With `waitMs` the answer waits until the gate is resolved or the run ends.',
   scopes: ['worker', 'enqueue', 'read'],
+  alone: true,
   query: z.object({ waitMs: IntParam(0, 30_000).optional() }),
   reply: z.object({ gate: Gate, runStatus: RunStatus }),
   errors: ['run_not_found', 'gate_not_found', 'invalid_query'],

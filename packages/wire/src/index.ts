@@ -1,4 +1,5 @@
 // Tidebase's contract as data. Everything about a noun is in its file; `routes` is all of it.
+import { batch } from './batch.ts'
 import { createChild } from './children.ts'
 import { getRun } from './detail.ts'
 import { streamEvents, streamProjectEvents } from './events.ts'
@@ -32,6 +33,7 @@ export const routes = {
   llms,
   metrics,
   mcp,
+  batch,
   createRun,
   listRuns,
   getRun,
@@ -89,6 +91,7 @@ export const routes = {
 export type Routes = typeof routes
 export type RouteName = keyof Routes
 
+export type { BatchAnswer, BatchCall } from './batch.ts'
 export { type ContractOptions, type ResumeDecision, resumeContract, resumeDecision, stableJson } from './contract.ts'
 export { type ErrorBody, type ErrorCode, type ErrorMeaning, errorCodes, type Issue } from './errors.ts'
 export { Event, EventType } from './events.ts'

@@ -80,6 +80,7 @@ export const claim = route({
   path: '/queues/claim',
   summary: 'Take ready runs, by priority and then by time. With `waitMs` the answer waits until there is one.',
   scopes: ['worker'],
+  alone: true,
   body: z.object({
     queues: z.array(Name).min(1).max(100),
     leaseOwner: LeaseOwner.nullish(),

@@ -17,6 +17,8 @@ export interface Route {
   scopes: readonly Scope[]
   /** Nobody needs a key: what is in the address or the form is the right to call it. */
   keyless?: true
+  /** Not inside a batch: it may wait for long, or is a batch itself. Nor is a route whose `reply` is null. */
+  alone?: true
   /** The body is a form of a web page, not JSON. */
   form?: true
   /** Query string parameters, already split into strings. */

@@ -59,6 +59,7 @@ export const getWait = route({
   path: '/runs/:runId/waits/:waitId',
   summary: 'Read a timer or a wait. With `waitMs` the answer waits until it is over or the run ends.',
   scopes: ['worker', 'enqueue', 'read'],
+  alone: true,
   query: z.object({ waitMs: IntParam(0, 30_000).optional() }),
   reply: z.object({ wait: Wait, runStatus: RunStatus }),
   errors: ['run_not_found', 'wait_not_found', 'invalid_query'],
