@@ -20,6 +20,8 @@ const body = {
   stream: 's',
   offset: 0,
   chunk: '',
+  scope: 'read',
+  filter: { workflow: 'none' },
 }
 const none = '0'.repeat(32)
 
@@ -32,6 +34,8 @@ export function anyRequest(name: RouteName, params: Record<string, string> = {})
       stepId: `step_${none}`,
       gateId: `gate_${none}`,
       waitId: `wait_${none}`,
+      keyId: `key_${none}`,
+      deliveryId: `del_${none}`,
       queue: 'q',
       name: 'n',
       workflowName: 'w',

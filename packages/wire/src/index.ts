@@ -1,11 +1,22 @@
 // Tidebase's contract as data. Everything about a noun is in its file; `routes` is all of it.
+import { cancelRuns, countRuns, retryRuns } from './bulk.ts'
 import { createChild } from './children.ts'
 import { getRun } from './detail.ts'
 import { streamEvents, streamProjectEvents } from './events.ts'
 import { beginGate, decideGate, gatePage, getGate, listGates, resolveGate } from './gates.ts'
+import { createKey, listKeys, revokeKey, whoAmI } from './keys.ts'
 import { health, llms, metrics, openapi } from './operations.ts'
 import { configureProject, getProject } from './projects.ts'
-import { claim, configureQueue, enqueue, enqueueBatch, listQueues, pauseQueue, resumeQueue } from './queues.ts'
+import {
+  claim,
+  configureQueue,
+  enqueue,
+  enqueueBatch,
+  listQueues,
+  pauseQueue,
+  queueStats,
+  resumeQueue,
+} from './queues.ts'
 import {
   beginRun,
   cancelRun,
@@ -24,6 +35,8 @@ import { beginStep, completeStep, failStep, recordStep, resolveStep } from './st
 import { appendStream } from './streams.ts'
 import { recordUsage, sumUsage } from './usage.ts'
 import { createTimer, getWait, parkRun, sendSignal, waitForSignal } from './waits.ts'
+import { redeliver } from './webhooks.ts'
+import { listWorkers } from './workers.ts'
 
 /** Every route of the contract, by the name of its operation. */
 export const routes = {
@@ -31,8 +44,15 @@ export const routes = {
   openapi,
   llms,
   metrics,
+  whoAmI,
+  listKeys,
+  createKey,
+  revokeKey,
   createRun,
   listRuns,
+  countRuns,
+  cancelRuns,
+  retryRuns,
   getRun,
   beginRun,
   heartbeatRun,
@@ -42,6 +62,8 @@ export const routes = {
   forkRun,
   retryRun,
   recoverRun,
+  redeliver,
+  listWorkers,
   streamEvents,
   streamProjectEvents,
   beginStep,
@@ -77,6 +99,7 @@ export const routes = {
   configureQueue,
   pauseQueue,
   resumeQueue,
+  queueStats,
   getProject,
   configureProject,
   putSchedule,

@@ -1,0 +1,4 @@
+/** Comes. */
+export function Keys() {
+  return <p />
+}
