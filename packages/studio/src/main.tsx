@@ -2,6 +2,7 @@
 import './style.css'
 import './shell.css'
 import './runs.css'
+import './run.css'
 import { render } from 'preact'
 import { useEffect } from 'preact/hooks'
 import { LocationProvider, Route, Router, useLocation } from 'preact-iso'
@@ -10,7 +11,7 @@ import { follow, liveness } from './feed.ts'
 import { announcement } from './parts/basics.tsx'
 import { moveBetweenRows } from './parts/virtual.tsx'
 import { forgetKey, key, me } from './session.ts'
-import { Inbox, pendingGates } from './views/inbox.tsx'
+import { Inbox, pendingGates, useInboxCount } from './views/inbox.tsx'
 import { Keys } from './views/keys.tsx'
 import { Login } from './views/login.tsx'
 import { Queues } from './views/queues.tsx'
@@ -40,6 +41,7 @@ const signs = {
 function Navigation() {
   const { path } = useLocation()
   const here = path === '/' || path === '/ui' ? '/ui/runs' : path
+  useInboxCount(can('listGates'))
   const waiting = pendingGates.value
   return (
     <nav class="main-nav" aria-label="Main">
