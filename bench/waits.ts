@@ -115,6 +115,7 @@ async function tickTimes(databaseUrl: string, waiting: number[]): Promise<Record
       publicUrl: 'http://127.0.0.1',
       webhookSecret: undefined,
       allowPrivateWebhooks: false,
+      keyless: true,
     },
   }
   const reconciler = startReconciler(engine, {

@@ -1,6 +1,6 @@
 // Bundles each program of this repository into its package's dist/ with esbuild: workspace code inlined,
-// npm packages left outside. The bins call `buildIfStale` so that a fresh checkout runs without a build step.
-import { existsSync, mkdirSync, readdirSync, renameSync, statSync, writeFileSync } from 'node:fs'
+// npm packages left outside. Studio is built with vite into the server's package. The bins call `buildIfStale` so that a fresh checkout runs without a build step.
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
@@ -24,8 +24,41 @@ function newest(dir) {
   return latest
 }
 
+/** Each file appears whole, in the order given: several programs may find the same bundle stale at once. */
+function writeAll(files) {
+  for (const { path, contents } of files) {
+    mkdirSync(dirname(path), { recursive: true })
+    writeFileSync(`${path}.${process.pid}`, contents)
+    renameSync(`${path}.${process.pid}`, path)
+  }
+}
+
+/** Builds Studio into the files that the server's package carries, when its sources are newer. */
+export async function buildStudioIfStale() {
+  const dir = join(root, 'packages/studio')
+  const out = join(root, 'packages/tidebase/dist/studio')
+  const page = join(out, 'index.html')
+  const sources = [
+    newest(join(dir, 'src')),
+    ...['index.html', 'vite.config.ts'].map((file) => statSync(join(dir, file)).mtimeMs),
+  ]
+  if (existsSync(page) && statSync(page).mtimeMs > Math.max(...sources)) return
+  const vite = await import('vite')
+  const { output } = await vite.build({ configFile: join(dir, 'vite.config.ts') })
+  const files = output.map((each) => ({ path: join(out, each.fileName), contents: each.code ?? each.source }))
+  // The page last: it names the others.
+  writeAll(files.sort((a, b) => (a.path === page) - (b.path === page)))
+  // What an older page names is kept for an hour, for those who have it open.
+  const kept = new Set(files.map(({ path }) => path))
+  for (const name of readdirSync(join(out, 'assets'))) {
+    const path = join(out, 'assets', name)
+    if (!kept.has(path) && statSync(path).mtimeMs < Date.now() - 3_600_000) rmSync(path, { force: true })
+  }
+}
+
 /** Builds the program `name` when any workspace source is newer than its bundle. */
 export async function buildIfStale(name) {
+  if (name === 'tidebase') await buildStudioIfStale()
   const dir = join(root, 'packages', name)
   const outputs = programs[name].map((entry) => join(dir, 'dist', entry.replace(/^.*\//, '').replace(/\.ts$/, '.js')))
   const built = Math.min(...outputs.map((file) => (existsSync(file) ? statSync(file).mtimeMs : 0)))
@@ -59,13 +92,9 @@ export async function buildIfStale(name) {
       },
     ],
   })
-  // Several bins may find the bundle stale at once: each file appears whole, entries after the chunks they import.
+  // Entries after the chunks they import.
   const isEntry = ({ path }) => outputs.includes(path)
-  for (const { path, contents } of [...outputFiles].sort((a, b) => isEntry(a) - isEntry(b))) {
-    mkdirSync(dirname(path), { recursive: true })
-    writeFileSync(`${path}.${process.pid}`, contents)
-    renameSync(`${path}.${process.pid}`, path)
-  }
+  writeAll([...outputFiles].sort((a, b) => isEntry(a) - isEntry(b)))
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url))

@@ -10,7 +10,8 @@ const allowed = {
   wire: { from: [] },
   tidebase: { from: ['@tidebase/wire'] },
   sdk: { from: ['@tidebase/wire'] },
-  studio: { from: ['@tidebase/wire'] },
+  // Its snippets are text that people copy.
+  studio: { from: ['@tidebase/wire'], extra: { 'src/snippets.ts': ['@tidebase/sdk'] } },
   tidepool: { from: ['@tidebase/sdk', '@tidebase/wire'], extra: { 'src/dev/tidebase.ts': ['tidebase'] } },
   platform: { from: ['@tidebase/sdk', '@tidebase/wire', 'tidepool'], extra: { 'src/main.ts': ['tidebase'] } },
 }

@@ -22,6 +22,7 @@ const body = {
   chunk: '',
   scope: 'read',
   calls: [],
+  filter: { workflow: 'none' },
 }
 const none = '0'.repeat(32)
 
@@ -34,6 +35,8 @@ export function anyRequest(name: RouteName, params: Record<string, string> = {})
       stepId: `step_${none}`,
       gateId: `gate_${none}`,
       waitId: `wait_${none}`,
+      keyId: `key_${none}`,
+      deliveryId: `del_${none}`,
       queue: 'q',
       project: 'other',
       name: 'n',

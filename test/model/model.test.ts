@@ -31,6 +31,7 @@ beforeAll(async () => {
       publicUrl: first.url,
       webhookSecret: undefined,
       allowPrivateWebhooks: false,
+      keyless: true,
     },
   }
 })

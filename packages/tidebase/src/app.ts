@@ -10,6 +10,7 @@ import { authenticator } from './keys.ts'
 import type { Streams } from './live.ts'
 import { createMetrics } from './metrics.ts'
 import { createRouter, type Match } from './router.ts'
+import { studio } from './studio.ts'
 
 /** What the edge may be told. */
 export interface AppOptions {
@@ -111,11 +112,14 @@ export function createApp(
     try {
       const address = takeApart(request.url)
       cors = guard(request, address.host)
-      const match = find(request.method, address.path)
-      if (match === null) {
+      const page = await studio(request, address.path)
+      const match = page ? null : find(request.method, address.path)
+      if (page) {
+        route = 'studio'
+        response = page
+      } else if (match === null) {
         throw new ApiError('route_not_found', `There is no route ${request.method} ${address.path.slice(0, 200)}.`)
-      }
-      if ('allowed' in match) {
+      } else if ('allowed' in match) {
         const allow = [...match.allowed, 'OPTIONS'].join(', ')
         if (request.method !== 'OPTIONS') {
           throw new ApiError('method_not_allowed', `This path does not take ${request.method}.`, { allow })

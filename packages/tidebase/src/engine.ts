@@ -26,6 +26,8 @@ export interface Settings {
   webhookSecret: string | undefined
   /** Whether webhooks may go to private and loopback addresses. */
   allowPrivateWebhooks: boolean
+  /** Nobody needs a key. */
+  keyless: boolean
 }
 
 /** Who is calling: what the API key stands for. */

@@ -14,16 +14,18 @@ import { cancelRun } from './cancel.ts'
 import { createChild } from './children.ts'
 import { appendStream, parseOffsets } from './chunks.ts'
 import { claim } from './claims.ts'
-import { getRun, listRuns } from './detail.ts'
+import { getRun } from './detail.ts'
 import type { Caller, Engine } from './engine.ts'
 import { forkRun } from './fork.ts'
 import { decideGate, gatePage } from './gate-page.ts'
 import { beginGate, getGate, listGates, resolveGate } from './gates.ts'
-import { createProjectKey } from './keys.ts'
+import { createKeyIn, createProjectKey, keysOfProject, revokeProjectKey, whoAmI } from './keys.ts'
+import { cancelRuns, countRuns, listRuns, retryRuns } from './lists.ts'
 import type { Streams } from './live.ts'
 import { llmsText } from './llms.ts'
 import type { Metrics } from './metrics.ts'
 import { parkRun } from './park.ts'
+import { queueStats } from './queue-stats.ts'
 import { configureQueue, enqueue, enqueueBatch, listQueues, setPaused } from './queues.ts'
 import { configureProject, getProject } from './retention.ts'
 import { retryRun } from './retry.ts'
@@ -34,7 +36,8 @@ import { createSnapshot, listSnapshots, listStateVersions, patchState, saveState
 import { beginStep, completeStep, failStep, recordStep } from './steps.ts'
 import { recordUsage, sumUsage } from './usage.ts'
 import { createTimer, getWait, sendSignal, waitForSignal } from './waits.ts'
-import { recoverRun } from './webhooks.ts'
+import { recoverRun, redeliver } from './webhooks.ts'
+import { listWorkers } from './workers.ts'
 
 /** A request that was authenticated and validated. */
 export interface Input<Name extends RouteName> {
@@ -84,8 +87,16 @@ export function handlersOf(
     mcp: async ({ caller, request }) => (await import('./mcp.ts')).serveMcp(request, caller.scope, answer),
     openapi: async () => new Response(document, { headers: { 'content-type': 'application/json' } }),
 
+    whoAmI: ({ caller }) => whoAmI(engine, caller),
+    listKeys: ({ caller }) => keysOfProject(cold, caller),
+    createKey: ({ caller, body }) => createProjectKey(cold, caller, body),
+    revokeKey: ({ caller, params }) => revokeProjectKey(cold, caller, params.keyId),
+
     createRun: ({ caller, params, body }) => createRun(engine, caller, params.workflowName, body),
     listRuns: ({ caller, query }) => listRuns(cold, caller, query),
+    countRuns: ({ caller, query }) => countRuns(cold, caller, query),
+    cancelRuns: ({ caller, body }) => cancelRuns(engine, caller, body),
+    retryRuns: ({ caller, body }) => retryRuns(engine, caller, body),
     getRun: ({ caller, params, query }) => getRun(engine, caller, runKey(params.runId), query),
     beginRun: ({ caller, params, query, headers }) =>
       beginRun(
@@ -106,6 +117,8 @@ export function handlersOf(
       return retryRun(engine, caller, run, body)
     },
     recoverRun: ({ caller, params, body }) => recoverRun(engine, caller, runKey(params.runId), body),
+    redeliver: ({ caller, params }) => redeliver(engine, caller, runKey(params.runId), params.deliveryId),
+    listWorkers: ({ caller }) => listWorkers(engine, caller),
     streamEvents: async ({ caller, params, query, headers }) => {
       const run = await readable(caller, params.runId)
       const after = resumedAt(headers) ?? query.after ?? 0
@@ -165,13 +178,14 @@ export function handlersOf(
     enqueueBatch: ({ caller, params, body }) => enqueueBatch(engine, caller, params.queue, body),
     pauseQueue: ({ caller, params }) => setPaused(engine, caller, params.queue, true),
     resumeQueue: ({ caller, params }) => setPaused(engine, caller, params.queue, false),
+    queueStats: ({ caller, params, query }) => queueStats(cold, caller, params.queue, query.minutes ?? 60),
     claim: ({ caller, body, signals }) => claim(engine, caller, body, signals),
     listQueues: ({ caller }) => listQueues(cold, caller),
     configureQueue: ({ caller, params, body }) => configureQueue(engine, caller, params.queue, body),
 
     getProject: ({ caller }) => getProject(engine, caller),
     configureProject: ({ caller, body }) => configureProject(engine, caller, body),
-    createProjectKey: ({ caller, params, body }) => createProjectKey(cold, caller, params.project, body),
+    createProjectKey: ({ caller, params, body }) => createKeyIn(cold, caller, params.project, body),
 
     putSchedule: ({ caller, params, body }) => putSchedule(engine, caller, params.name, body),
     listSchedules: ({ caller }) => listSchedules(engine, caller),

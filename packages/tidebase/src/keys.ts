@@ -2,9 +2,9 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
 import type { BodyOf, ReplyOf, Routes, Scope } from '@tidebase/wire'
 import type { Queryable } from './db.ts'
-import type { Caller } from './engine.ts'
+import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
-import { newId, wireId } from './ids.ts'
+import { newId, parseId, wireId } from './ids.ts'
 
 /** A key as `tidebase keys list` shows it. */
 export interface ApiKey {
@@ -72,7 +72,7 @@ export async function createKey(
  *
  * @throws ApiError `forbidden` for every key but the server's own
  */
-export async function createProjectKey(
+export async function createKeyIn(
   db: Queryable,
   caller: Caller,
   project: string,
@@ -109,6 +109,56 @@ export async function revokeKey(db: Queryable, id: string): Promise<boolean> {
     [id],
   )
   return rows.length > 0
+}
+
+/** Tells a caller who it is. */
+export async function whoAmI({ db, settings }: Engine, caller: Caller): Promise<ReplyOf<Routes['whoAmI']>> {
+  const { keyId, scope } = caller
+  return {
+    project: await projectName(db.cold, caller),
+    scope,
+    keyId: keyId && wireId('key', keyId),
+    keyless: settings.keyless,
+  }
+}
+
+async function projectName(db: Queryable, { project }: Caller): Promise<string> {
+  const [row] = await db.query<{ name: string }>('select name from tidebase.projects where id = $1', [project])
+  if (!row) throw new Error('the project of a caller is gone')
+  return row.name
+}
+
+/** The keys of the caller's project. */
+export async function keysOfProject(db: Queryable, caller: Caller): Promise<ReplyOf<Routes['listKeys']>> {
+  const rows = await db.query<KeyRow>(
+    `select k.*, p.name as project from tidebase.api_keys k join tidebase.projects p on p.id = k.project
+      where k.project = $1 order by k.created_at, k.id`,
+    [caller.project],
+  )
+  return { keys: rows.map(toKey) }
+}
+
+/** Makes a key for the caller's project. */
+export async function createProjectKey(
+  db: Queryable,
+  caller: Caller,
+  { name, scope }: BodyOf<Routes['createKey']>,
+): Promise<ReplyOf<Routes['createKey']>> {
+  return createKey(db, { project: await projectName(db, caller), name, scope })
+}
+
+/** Revokes a key of the caller's project. @throws ApiError `key_not_found` */
+export async function revokeProjectKey(
+  db: Queryable,
+  caller: Caller,
+  id: string,
+): Promise<ReplyOf<Routes['revokeKey']>> {
+  const rows = await db.query(
+    `update tidebase.api_keys set revoked_at = coalesce(revoked_at, now()) where project = $1 and id = $2 returning id`,
+    [caller.project, parseId('key', id)],
+  )
+  if (rows.length === 0) throw new ApiError('key_not_found')
+  return { revoked: true }
 }
 
 /** The project that runs without keys, and TIDEBASE_API_KEY, belong to. */

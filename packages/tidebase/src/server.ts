@@ -133,6 +133,7 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
         publicUrl: (options.publicUrl ?? address).replace(/\/+$/, ''),
         webhookSecret: options.webhookSecret,
         allowPrivateWebhooks: options.allowPrivateWebhooks ?? !apiKey,
+        keyless: !apiKey,
       },
     }
     wakeups.listen()

@@ -4,7 +4,8 @@ import { statement } from './coalesce.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { appendEvents, lockRuns } from './events.ts'
-import { newId, wireId, wireIdSql } from './ids.ts'
+import { newId, parseId, wireId, wireIdSql } from './ids.ts'
+import { readRun } from './runs.ts'
 
 type Detail = ReplyOf<Routes['getRun']>
 
@@ -139,6 +140,29 @@ export async function recoverRun(
   engine.wakeups.run(caller.project, run)
   engine.wakeups.outbox()
   return { recoveryAttempt: toRecoveryAttempt(row) }
+}
+
+/**
+ * Sends a delivery once more. What asks for a run is left out: only one such call may be on its way (below).
+ *
+ * @throws ApiError `run_not_found`, `delivery_not_found`
+ */
+export async function redeliver(
+  engine: Engine,
+  caller: Caller,
+  run: string,
+  deliveryId: string,
+): Promise<ReplyOf<Routes['redeliver']>> {
+  await readRun(engine.db.hot, caller, run)
+  const [row] = await engine.db.cold.query<DeliveryRow>(
+    `update tidebase.deliveries set status = 'pending', tries = 0, next_try_at = now(), http_status = null,
+      response_body = null, error_text = null, updated_at = now()
+    where project = $1 and run_id = $2 and id = $3 and kind <> 'invoke' returning *`,
+    [caller.project, run, parseId('del', deliveryId) ?? parseId('rec', deliveryId)],
+  )
+  if (!row) throw new ApiError('delivery_not_found')
+  engine.wakeups.outbox()
+  return { delivery: { id: deliveryId, runId: wireId('run', run), ...attempted(row) } }
 }
 
 /** A run that was asked for is not asked for again within this time, ms, whatever became of the call. */

@@ -259,6 +259,7 @@ test('a name that leads inside when it is called is refused, although it looked 
       publicUrl: 'http://t',
       webhookSecret: undefined,
       allowPrivateWebhooks: false,
+      keyless: false,
     },
   }
   const outbox = startOutbox(engine, { log: () => {}, lookup })

@@ -27,6 +27,7 @@ beforeAll(async () => {
     publicUrl: first.url,
     webhookSecret: undefined,
     allowPrivateWebhooks: false,
+    keyless: true,
   }
   engines = [0, 1].map(() => ({ db, coalescers: new Coalescers(db), wakeups: new Wakeups(db), settings }))
 })

@@ -95,6 +95,16 @@ export const errorCodes = define({
     meaning: 'This run has no state to save yet.',
     hint: 'Write it first with PUT /runs/:runId/state.',
   },
+  delivery_not_found: {
+    status: 404,
+    meaning: 'No such webhook to a channel or for recovery in this run.',
+    hint: 'GET /runs/:runId?include=channelDeliveries,recoveryAttempts lists them.',
+  },
+  key_not_found: {
+    status: 404,
+    meaning: 'No such key in this project.',
+    hint: 'GET /keys lists them.',
+  },
   schedule_not_found: {
     status: 404,
     meaning: 'No such schedule in this project.',

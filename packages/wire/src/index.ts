@@ -1,12 +1,23 @@
 // Tidebase's contract as data. Everything about a noun is in its file; `routes` is all of it.
 import { batch } from './batch.ts'
+import { cancelRuns, countRuns, retryRuns } from './bulk.ts'
 import { createChild } from './children.ts'
 import { getRun } from './detail.ts'
 import { streamEvents, streamProjectEvents } from './events.ts'
 import { beginGate, decideGate, gatePage, getGate, listGates, resolveGate } from './gates.ts'
+import { createKey, listKeys, revokeKey, whoAmI } from './keys.ts'
 import { health, llms, mcp, metrics, openapi } from './operations.ts'
 import { configureProject, createProjectKey, getProject } from './projects.ts'
-import { claim, configureQueue, enqueue, enqueueBatch, listQueues, pauseQueue, resumeQueue } from './queues.ts'
+import {
+  claim,
+  configureQueue,
+  enqueue,
+  enqueueBatch,
+  listQueues,
+  pauseQueue,
+  queueStats,
+  resumeQueue,
+} from './queues.ts'
 import {
   beginRun,
   cancelRun,
@@ -25,6 +36,8 @@ import { beginStep, completeStep, failStep, recordStep, resolveStep } from './st
 import { appendStream } from './streams.ts'
 import { recordUsage, sumUsage } from './usage.ts'
 import { createTimer, getWait, parkRun, sendSignal, waitForSignal } from './waits.ts'
+import { redeliver } from './webhooks.ts'
+import { listWorkers } from './workers.ts'
 
 /** Every route of the contract, by the name of its operation. */
 export const routes = {
@@ -34,8 +47,15 @@ export const routes = {
   metrics,
   mcp,
   batch,
+  whoAmI,
+  listKeys,
+  createKey,
+  revokeKey,
   createRun,
   listRuns,
+  countRuns,
+  cancelRuns,
+  retryRuns,
   getRun,
   beginRun,
   heartbeatRun,
@@ -45,6 +65,8 @@ export const routes = {
   forkRun,
   retryRun,
   recoverRun,
+  redeliver,
+  listWorkers,
   streamEvents,
   streamProjectEvents,
   beginStep,
@@ -80,6 +102,7 @@ export const routes = {
   configureQueue,
   pauseQueue,
   resumeQueue,
+  queueStats,
   getProject,
   configureProject,
   createProjectKey,

@@ -1,6 +1,6 @@
 // Queues: a job is a run that waits to be claimed.
 import { z } from 'zod'
-import { LeaseOwner, Name, WebUrl } from './json.ts'
+import { IntParam, LeaseOwner, Name, Timestamp, WebUrl } from './json.ts'
 import { route } from './route.ts'
 import { JobOptions, NewRun, Run } from './runs.ts'
 import { Checkpoint } from './steps.ts'
@@ -118,4 +118,28 @@ export const configureQueue = route({
   }),
   reply: z.object({ config: QueueConfig }),
   errors: ['webhook_target_refused'],
+})
+
+export const queueStats = route({
+  method: 'GET',
+  path: '/queues/:queue/stats',
+  summary:
+    'The last minutes of a queue in 60 equal parts: what came, began and ended, how deep it was, how long runs waited.',
+  scopes: ['worker', 'read'],
+  query: z.object({ minutes: IntParam(1, 1_440).optional().describe('60 unless given') }),
+  reply: z.object({
+    points: z.array(
+      z.object({
+        at: Timestamp.describe('Where the part begins'),
+        enqueued: z.int(),
+        started: z.int(),
+        ended: z.int(),
+        depth: z.int().describe('Runs that waited when the part ended'),
+        waitP50Ms: z.number().nullable(),
+        waitP95Ms: z.number().nullable(),
+      }),
+    ),
+    sampled: z.boolean().describe('Only the latest 5,000 runs were looked at: older parts show less than there was'),
+  }),
+  errors: ['invalid_query'],
 })

@@ -98,11 +98,24 @@ export const listRuns = route({
       workflow: Name,
       queue: Name,
       search: z.string().min(1).max(200).describe('Part of the workflow name, or the start of a run id'),
+      from: TimestampInput.describe('Created at this time or later'),
+      to: TimestampInput.describe('Created before this time'),
+      cancelReason: Text.describe('Cancelled for this reason, such as `budget` or `deadline`'),
       before: z.string().max(100).describe('`nextCursor` of the page before: older runs'),
       after: z.string().max(100).describe('A run id or cursor: newer runs'),
       limit: IntParam(1, 500).default(100),
     })
-    .partial({ status: true, workflow: true, queue: true, search: true, before: true, after: true })
+    .partial({
+      status: true,
+      workflow: true,
+      queue: true,
+      search: true,
+      from: true,
+      to: true,
+      cancelReason: true,
+      before: true,
+      after: true,
+    })
     .catchall(z.string()),
   reply: z.object({ runs: z.array(Run), nextCursor: z.string().nullable() }),
   errors: ['invalid_query'],

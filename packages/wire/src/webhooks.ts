@@ -1,6 +1,7 @@
 // Webhooks: what the server calls. Recovery and invoke ask for a run to be executed, channels tell of events.
 import { z } from 'zod'
 import { Json, Timestamp, WebUrl } from './json.ts'
+import { route } from './route.ts'
 
 /** A channel as a client gives it. An empty list of events means all. */
 export const ChannelInput = z.object({
@@ -47,3 +48,13 @@ export const ChannelDelivery = z
     ...Attempted,
   })
   .meta({ id: 'ChannelDelivery' })
+
+export const redeliver = route({
+  method: 'POST',
+  path: '/runs/:runId/deliveries/:deliveryId/redeliver',
+  summary: 'Send a webhook to a channel or a recovery webhook once more, with all its tries.',
+  scopes: ['worker'],
+  body: z.object({}),
+  reply: z.object({ delivery: z.object({ id: z.string(), runId: z.string(), ...Attempted }) }),
+  errors: ['run_not_found', 'delivery_not_found'],
+})
