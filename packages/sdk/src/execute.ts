@@ -94,8 +94,10 @@ export async function execute<Input, Output>(
     await complete(engine, lease, held.run, result)
     return result
   } catch (error) {
+    // Looked at before: once the failure is recorded, a heartbeat finds the lease given back and takes that for a loss.
+    const thrown = lease.lost ? lease.signal.reason : error
     if (!lease.lost) await fail(engine, lease, error)
-    throw lease.lost ? lease.signal.reason : error
+    throw thrown
   } finally {
     lease.close()
   }
