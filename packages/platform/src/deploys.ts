@@ -81,10 +81,13 @@ export const Deployment = z
 export const isOver = ({ status }: { status: DeploymentRow['status'] }) => status !== 'queued' && status !== 'running'
 
 export function toDeployment(platform: Platform, pod: PodRow, row: DeploymentRow) {
+  // Told only when visitors get it: the gateway learns of the switch a moment after it is committed.
+  const route = platform.fleet.route(pod.name)
+  const switching = row.status === 'live' && route?.pod === pod.id && route.deployment !== row.id
   return {
     id: row.id,
     number: row.number,
-    status: row.status,
+    status: switching ? ('running' as const) : row.status,
     steps: row.steps,
     error: row.error,
     files: row.files.length,
@@ -312,10 +315,11 @@ const follow = endpoint({
     const events = openEvents(res, signal)
     let last = ''
     for (;;) {
-      const text = JSON.stringify(toDeployment(platform, pod, row))
+      const shown = toDeployment(platform, pod, row)
+      const text = JSON.stringify(shown)
       if (text !== last) events.send(text)
       last = text
-      if (isOver(row) || !(await platform.progress.changed(id, signal))) break
+      if (isOver(shown) || !(await platform.progress.changed(id, signal))) break
       row = await load()
     }
     events.end()
