@@ -1,16 +1,13 @@
-// The way out for pods: CONNECT with a check of the address. The address that is connected to is the one that was
-// checked, and the far end is looked at once more after connecting, so a name that resolves anew has no second try.
+// The way out for pods: CONNECT with the check of addresses that `tp.http` makes on a laptop (`connectPublic`).
 import type { IncomingMessage } from 'node:http'
 import { connect, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { isPublicAddress, resolveHost } from 'tidepool/kit'
+import { connectPublic, TpError } from 'tidepool/kit'
 import { messageOf } from './errors.ts'
 
 const connectMs = 10_000
 /** Connections that one pod may have open to the outside. */
 const maxTunnels = 256
-
-class Blocked extends Error {}
 
 function dial(address: string, port: number): Promise<Socket> {
   return new Promise((resolve, reject) => {
@@ -26,23 +23,7 @@ function dial(address: string, port: number): Promise<Socket> {
 
 async function reach(host: string, port: number, allow: readonly string[]): Promise<Socket> {
   if (allow.includes(`${host}:${port}`)) return dial(host, port)
-  const addresses = await resolveHost(host)
-  for (const address of addresses)
-    if (!isPublicAddress(address))
-      throw new Blocked(`${host} is not a public address${address === host ? '' : ` (${address})`}`)
-  let failure: unknown = new Error(`${host} has no address`)
-  for (const address of addresses) {
-    try {
-      const socket = await dial(address, port)
-      if (isPublicAddress(socket.remoteAddress ?? '')) return socket
-      socket.destroy()
-      throw new Blocked(`${host} is not a public address (${socket.remoteAddress})`)
-    } catch (error) {
-      if (error instanceof Blocked) throw error
-      failure = error
-    }
-  }
-  throw failure
+  return connectPublic(host, (address) => dial(address, port))
 }
 
 /**
@@ -93,7 +74,7 @@ export function createEgress(allow: readonly string[], installing: () => Promise
         if (head.length > 0) far.write(head)
         client.pipe(far).pipe(client)
       } catch (error) {
-        if (error instanceof Blocked) refuse(client, '403 Forbidden', 'blocked_address', error.message)
+        if (error instanceof TpError) refuse(client, '403 Forbidden', 'blocked_address', error.message)
         else refuse(client, '502 Bad Gateway', 'http_failed', `${found[1]} did not answer: ${messageOf(error)}`)
       }
     },

@@ -12,7 +12,7 @@ import { createWriteStream } from 'node:fs'
 import { access, chmod, chown, cp, mkdir, mkdtemp, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
-import type { ErrorBody } from 'tidepool/kit'
+import { bundleOf, type ErrorBody } from 'tidepool/kit'
 import { type Driver, npmProgram, runtimeEntry } from './drivers/process.ts'
 import { type Issue, messageOf, PlatformError } from './errors.ts'
 import type { Master } from './master.ts'
@@ -225,8 +225,7 @@ export function createReleases({ dir, driver, storage, master, registry }: Relea
   /** Makes the bundle. @throws PlatformError `boot_failed` with the place in the source */
   async function build(pod: string, deployment: string, signal?: AbortSignal) {
     const release = releaseDir(pod, deployment)
-    const mark = join(release, 'tp_data', 'build', 'main.mjs')
-    if (await exists(mark)) return
+    if (await exists(bundleOf(release))) return
     const modules = await modulesOf(pod, deployment)
     const place = { from: release, to: '/app' }
     const out = { from: join(release, 'tp_data', 'build'), to: '/app/tp_data/build', write: true }

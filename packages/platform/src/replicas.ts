@@ -9,7 +9,7 @@
  * Invariants: what is healthy answers (asked every few seconds; one whose event loop is blocked is killed); a replica
  * that dies is started again with backoff, which a minute of life takes back.
  */
-import { alivePath, nodeArguments } from 'tidepool/kit'
+import { alivePath, bundleOf, nodeArguments } from 'tidepool/kit'
 import { ask } from './drivers/inside.ts'
 import type { Driver, Job, Started } from './drivers/process.ts'
 import { messageOf, PlatformError } from './errors.ts'
@@ -102,7 +102,6 @@ export function createReplicas({ driver, logs, onChange }: ReplicasOptions) {
     const source = { from: spec.release, to: '/app' }
     const app = driver.place(source)
     const binds = [source, ...(spec.modules ? [{ from: spec.modules, to: '/app/node_modules' }] : [])]
-    const bundle = `${app}/tp_data/build/main.mjs`
     replica.state = 'starting'
     replica.startedAt = Date.now()
     replica.misses = 0
@@ -111,7 +110,7 @@ export function createReplicas({ driver, logs, onChange }: ReplicasOptions) {
         id: replica.id,
         limits: spec.limits,
         binds,
-        args: [`--max-old-space-size=${memory}`, ...nodeArguments(bundle)],
+        args: [`--max-old-space-size=${memory}`, ...nodeArguments(bundleOf(app))],
         workDir: app,
         env: {
           NODE_ENV: 'production',

@@ -48,11 +48,33 @@ function blocked(host: string, address: string): TpError {
   return new TpError('blocked_address', `${host} is not a public address${address === host ? '' : ` (${address})`}`)
 }
 
-/** The addresses of a host; of an address, itself. */
-export async function resolveHost(host: string): Promise<string[]> {
+async function resolveHost(host: string): Promise<string[]> {
   if (isIP(host)) return [host]
   const found = await lookup(host, { all: true, verbatim: true })
   return found.map(({ address }) => address)
+}
+
+/**
+ * Connects to a host if all of its addresses are public: to a number that was checked, looked at once more when connected.
+ * @param dial connects to an address
+ * @throws TpError `blocked_address`; what `dial` throws, of the last address
+ */
+export async function connectPublic(host: string, dial: (address: string) => Promise<Socket>): Promise<Socket> {
+  const addresses = await resolveHost(host)
+  for (const address of addresses) if (!isPublicAddress(address)) throw blocked(host, address)
+  let failure: unknown = new Error(`${host} has no address`)
+  for (const address of addresses) {
+    try {
+      const socket = await dial(address)
+      if (isPublicAddress(socket.remoteAddress ?? '')) return socket
+      socket.destroy()
+      throw blocked(host, socket.remoteAddress ?? 'unknown')
+    } catch (error) {
+      if (error instanceof TpError) throw error
+      failure = error
+    }
+  }
+  throw failure
 }
 
 type Connector = ReturnType<typeof BuildConnector>
@@ -72,22 +94,10 @@ export function guardedConnector(base: Connector, allow: readonly string[]): Con
     const host = options.hostname.replace(/^\[|\]$/g, '')
     const port = options.port || (options.protocol === 'https:' ? '443' : '80')
     if (allow.includes(`${host}:${port}`)) return connectTo(options)
-    const addresses = await resolveHost(host)
-    for (const address of addresses) if (!isPublicAddress(address)) throw blocked(host, address)
-    let failure: unknown = new Error(`${host} has no address`)
-    for (const address of addresses) {
-      try {
-        const servername = options.servername ?? (isIP(host) ? undefined : host)
-        const socket = await connectTo({ ...options, hostname: address, servername })
-        if (isPublicAddress(socket.remoteAddress ?? '')) return socket
-        socket.destroy()
-        throw blocked(host, socket.remoteAddress ?? 'unknown')
-      } catch (error) {
-        if (error instanceof TpError) throw error
-        failure = error
-      }
-    }
-    throw failure
+    return connectPublic(host, (address) => {
+      const servername = options.servername ?? (isIP(host) ? undefined : host)
+      return connectTo({ ...options, hostname: address, servername })
+    })
   }
 
   return (options, callback) => {
