@@ -1,25 +1,10 @@
 // The reference of `tp`, read from its types and their doc comments, for packages/tidepool/reference.json.
 import { fileURLToPath } from 'node:url'
 import ts from 'typescript'
+import type { Entry } from '../packages/tidepool/cli/docs.ts'
 import { codes } from '../packages/tidepool/src/errors.ts'
 
 const file = fileURLToPath(new URL('../packages/tidepool/src/tp.ts', import.meta.url))
-
-/** One thing an app can call or set. */
-interface Entry {
-  name: string
-  /** As the compiler writes it. */
-  signatures: string[]
-  description: string
-  parameters: { name: string; description: string }[]
-  returns: string
-  limits: string[]
-  /** Codes, explained under `errors`. */
-  errors: string[]
-  examples: string[]
-  /** What lies under it: `tp.db` → `tp.db.get` …, or the fields of a setting. */
-  members?: Entry[]
-}
 
 /** The members of these have no entries of their own: their types say enough, or they are documented elsewhere. */
 const closed = new Set(['state', 'secrets', 'runs'])

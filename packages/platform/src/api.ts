@@ -10,7 +10,7 @@ import type { Access, Endpoint } from './endpoint.ts'
 import { endpoints } from './endpoints.ts'
 import { errorBody, PlatformError } from './errors.ts'
 import type { Platform } from './platform.ts'
-import { findPod, type PodRow } from './pods.ts'
+import { findPod } from './pods.ts'
 import { page, sendPage } from './web/page.ts'
 
 const maxBody = 128 * 1024 * 1024
@@ -153,17 +153,29 @@ export function createApi(platform: Platform) {
     const bearer = /^bearer +(\S+) *$/i.exec(req.headers.authorization ?? '')?.[1]
     const caller = await identify(platform.db, bearer, platform.settings.operatorHash)
     allow(endpoint.access, caller)
-    // Handlers of paths without a pod are never given one; their type has the field for those that are.
-    const pod =
+    const named =
       params.pod === undefined
-        ? (undefined as unknown as PodRow)
+        ? undefined
         : await findPod(platform.db, caller, params.pod, endpoint.path.endsWith('/restore'))
     const query = endpoint.query
       ? check(endpoint.query, Object.fromEntries(new URLSearchParams(mark < 0 ? '' : url.slice(mark + 1))))
       : undefined
     const body = endpoint.body ? check(endpoint.body, await readJson(req)) : undefined
     // The schemas that the handler's types come from have just accepted both.
-    const call = { platform, caller, pod, params, body: body as never, query: query as never, req, res, signal }
+    const call = {
+      platform,
+      caller,
+      get pod() {
+        if (!named) throw new Error(`${endpoint.path} names no pod`)
+        return named
+      },
+      params,
+      body: body as never,
+      query: query as never,
+      req,
+      res,
+      signal,
+    }
     const reply = await endpoint.handler(call)
     if (reply !== undefined && !res.headersSent) json(res, 200, reply)
   }

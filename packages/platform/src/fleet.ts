@@ -23,7 +23,7 @@ export interface Route {
 /** Makes the fleet. */
 export function createFleet(platform: () => Platform) {
   let routes = new Map<string, Route>()
-  const candidates = new Map<string, string>()
+  const candidates = new Set<string>()
   const preparing = new Set<string>()
   let running: Promise<void> = Promise.resolve()
 
@@ -95,7 +95,7 @@ export function createFleet(platform: () => Platform) {
       const { db, replicas } = platform()
       const [pod] = await db.query<PodRow>('select * from platform.pods where id = $1', [podId])
       if (!pod) return
-      candidates.set(deployment, podId)
+      candidates.add(deployment)
       replicas.ensure(await specOf(pod, deployment), pod.replicas)
     },
     /** A deployment came to nothing. */

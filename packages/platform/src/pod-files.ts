@@ -1,12 +1,12 @@
 // Files of pods: rows in the database, bytes in object storage under names that are never used twice. So a file changes
 // in one moment, and a snapshot is a copy of the rows.
-import { Readable } from 'node:stream'
 import { lookup } from 'mrmime'
 import { checkFileName, type FileInfo, maxFilesSize, TpError } from 'tidepool/kit'
 import type { Database } from './db.ts'
 import { PlatformError } from './errors.ts'
 import { newSecret } from './ids.ts'
 import type { Storage } from './storage.ts'
+import { gently } from './uploads.ts'
 
 interface Row {
   name: string
@@ -135,8 +135,3 @@ export function createPodFiles(db: Database, storage: Storage) {
 }
 
 export type PodFiles = ReturnType<typeof createPodFiles>
-
-/** The chunks of a request whose reading may be broken off without cutting the connection: the refusal must arrive. */
-export function gently(data: AsyncIterable<Uint8Array>): AsyncIterable<Uint8Array> {
-  return data instanceof Readable ? data.iterator({ destroyOnReturn: false }) : data
-}

@@ -1,10 +1,9 @@
 // Bytes in and out of the storage for the control plane.
 import { createHash } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Readable } from 'node:stream'
+import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { PlatformError } from './errors.ts'
-import { gently } from './pod-files.ts'
 import { blobKey, type SourceFile } from './source.ts'
 import type { Storage, StoredObject } from './storage.ts'
 
@@ -73,3 +72,8 @@ export function createUploads(storage: Storage) {
 }
 
 export type Uploads = ReturnType<typeof createUploads>
+
+/** The chunks of a request whose reading may be broken off without cutting the connection: the refusal must arrive. */
+export function gently(data: AsyncIterable<Uint8Array>): AsyncIterable<Uint8Array> {
+  return data instanceof Readable ? data.iterator({ destroyOnReturn: false }) : data
+}

@@ -32,7 +32,7 @@ interface Tool<Input extends z.ZodObject = z.ZodObject> {
   call(input: z.output<Input>): Call
 }
 
-const tool = <Input extends z.ZodObject>(value: Tool<Input>): Tool => value as unknown as Tool
+const tool = <Input extends z.ZodObject>(value: Tool<Input>): Tool => value
 
 const runId = z.string().describe('run_ and 32 hex digits')
 const limit = z.int().min(1).max(100).default(20)

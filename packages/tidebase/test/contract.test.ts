@@ -6,6 +6,7 @@ import { startServer } from '../../../test/server.ts'
 import committed from '../../wire/openapi.json' with { type: 'json' }
 
 // Rows of the contract, one by one. Every reply goes through the schema of its route (see test/server.ts).
+// One long file in the contract's order, on one server: to be read beside it, row for row.
 
 let server: Awaited<ReturnType<typeof startServer>>
 beforeAll(async () => {

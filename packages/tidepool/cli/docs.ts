@@ -6,15 +6,19 @@ import reference from '../reference.json' with { type: 'json' }
 import { TpError } from '../src/errors.ts'
 import type { Output } from './output.ts'
 
-interface Entry {
+/** One thing an app can call or set, as scripts/reference.ts writes it. */
+export interface Entry {
   name: string
+  /** As the compiler writes it. */
   signatures: string[]
   description: string
   parameters: { name: string; description: string }[]
   returns: string
   limits: string[]
+  /** Codes, explained under `errors`. */
   errors: string[]
   examples: string[]
+  /** What lies under it: `tp.db` → `tp.db.get` …, or the fields of a setting. */
   members?: Entry[]
 }
 
