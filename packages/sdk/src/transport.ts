@@ -36,6 +36,7 @@ const internalErrorTries = 3
 
 /** The calls that executions make again and again, and whose answers are short. */
 const together: ReadonlySet<CallName> = new Set<CallName>([
+  'createRun',
   'heartbeatRun',
   'beginStep',
   'recordStep',

@@ -95,7 +95,8 @@ function matchOf(
   { route: name, method = '', path = '', params }: BatchCall,
 ): Match<RouteName> {
   if (name !== undefined) {
-    if (!isRoute(name)) throw new ApiError('route_not_found', `There is no operation ${JSON.stringify(name.slice(0, 100))}.`)
+    if (!isRoute(name))
+      throw new ApiError('route_not_found', `There is no operation ${JSON.stringify(name.slice(0, 100))}.`)
     const route: Route = routes[name]
     return { name, route, params: namedParams(route, params ?? {}) }
   }

@@ -111,6 +111,28 @@ describe('runs', () => {
     expect(leaseOwner).toBeTruthy()
   })
 
+  test('a run begun as it is created is the run that create and begin make; a repetition only shows it', async () => {
+    const id = `run_${'b'.repeat(32)}`
+    const call = () =>
+      server.ok('createRun', { params: { workflowName: 'w' }, body: { id, begin: { leaseOwner: 'w1' } } })
+    const { run, leaseOwner } = await call()
+    expect(leaseOwner).toBe('w1')
+    const apart = await begin((await create()).id)
+    const same = ({ id: _, leaseExpiresAt, createdAt: __, updatedAt: ___, ...rest }: Run) => ({
+      ...rest,
+      leased: leaseExpiresAt !== null,
+    })
+    expect(same(run)).toEqual(same(apart.run))
+    const told = async (runId: string) =>
+      (await detail(runId)).events.map(({ seq, type, payload }) => ({ seq, type, payload }))
+    expect(await told(id)).toEqual(await told(apart.run.id))
+    await executed(id, 'a')
+    const again = await call()
+    expect(again.leaseOwner).toBeUndefined()
+    expect(again.run).toMatchObject({ id, status: 'running', attempt: 1 })
+    await server.ok('completeRun', { params: { runId: id }, body: { leaseOwner: 'w1' } })
+  })
+
   test('a completed run answers begin with itself, a cancelled one with 409', async () => {
     const done = await begun()
     await server.ok('completeRun', { params: { runId: done.id }, body: { result: { ok: 1 } } })

@@ -80,10 +80,17 @@ export const NewRun = z.object({
 export const createRun = route({
   method: 'POST',
   path: '/runs/:workflowName',
-  summary: 'Create a run; it is pending until a worker begins it.',
+  summary: 'Create a run; it is pending until a worker begins it, unless `begin` says who does so at once.',
   scopes: ['worker', 'enqueue'],
-  body: NewRun,
-  reply: z.object({ run: Run }),
+  body: NewRun.extend({
+    begin: z
+      .object({ leaseOwner: LeaseOwner })
+      .nullish()
+      .describe(
+        'Begin the new run in the same write. A run that was there already is only shown, without `leaseOwner`',
+      ),
+  }),
+  reply: z.object({ run: Run, leaseOwner: z.string().optional() }),
   errors: ['run_conflict', 'webhook_target_refused'],
 })
 
