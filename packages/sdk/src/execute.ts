@@ -148,9 +148,11 @@ export async function complete(engine: Engine, lease: Lease, run: Run, result: u
   try {
     const reply = await lease.call('completeRun', {
       params: { runId: run.id },
-      body: { result, leaseOwner: lease.owner },
+      body: { result, leaseOwner: lease.owner, brief: true },
     })
-    if (reply.run.status === 'cancelled') lease.lose(new RunCancelledError(run.id))
+    // A server that is older than `brief` answers with the run.
+    const { status } = 'run' in reply ? reply.run : reply
+    if (status === 'cancelled') lease.lose(new RunCancelledError(run.id))
     lease.check()
   } catch (error) {
     // A heartbeat that was under way finds the lease given back and stops everything, this call too, before its answer

@@ -34,9 +34,10 @@ const firstContactMs = 3_000
 // A server that fails to answer may fail for this very request; it is not asked for as long as one that is away.
 const internalErrorTries = 3
 
-/** The calls that executions make again and again, and whose answers are short. */
+/** The calls that are made again and again, and whose answers are short. */
 const together: ReadonlySet<CallName> = new Set<CallName>([
   'createRun',
+  'enqueue',
   'heartbeatRun',
   'beginStep',
   'recordStep',

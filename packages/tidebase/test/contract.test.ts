@@ -175,10 +175,21 @@ describe('runs', () => {
 
   test('an old client completes and fails without a lease owner', async () => {
     const run = await create()
-    expect((await server.ok('completeRun', { params: { runId: run.id }, body: { result: [1] } })).run).toMatchObject({
-      status: 'completed',
-      result: [1],
+    expect(await server.ok('completeRun', { params: { runId: run.id }, body: { result: [1] } })).toMatchObject({
+      run: { status: 'completed', result: [1] },
     })
+  })
+
+  test('who asks for a brief answer to a completion gets the status alone', async () => {
+    const run = await begun()
+    const end = () => ({ params: { runId: run.id }, body: { result: 1, leaseOwner: 'w1', brief: true } })
+    expect(await server.ok('completeRun', end())).toEqual({ status: 'completed' })
+    expect(await server.ok('completeRun', end())).toEqual({ status: 'completed' })
+    expect((await detail(run.id)).run).toMatchObject({ status: 'completed', result: 1 })
+    const stopped = await begun()
+    await server.ok('cancelRun', { params: { runId: stopped.id }, body: {} })
+    const late = { params: { runId: stopped.id }, body: { leaseOwner: 'w1', brief: true } }
+    expect(await server.ok('completeRun', late)).toEqual({ status: 'cancelled' })
   })
 
   test('cancel is for good and idempotent; a completed run cannot be cancelled', async () => {
@@ -188,7 +199,7 @@ describe('runs', () => {
     expect(first).toMatchObject({ status: 'cancelled', cancelReason: 'r', cancelActor: 'a', leaseOwner: null })
     expect((await cancel()).run).toEqual(first)
     const late = { params: { runId: run.id }, body: { result: 1, leaseOwner: 'w1' } }
-    expect((await server.ok('completeRun', late)).run).toEqual(first)
+    expect(await server.ok('completeRun', late)).toEqual({ run: first })
     const failing = { params: { runId: run.id }, body: { error: 'x', leaseOwner: 'w1' } }
     expect(await server.ok('failRun', failing)).toEqual({ run: first, requeued: false })
     expect(await server.send('heartbeatRun', { params: { runId: run.id }, body: { leaseOwner: 'w1' } })).toMatchObject({

@@ -158,8 +158,12 @@ export const completeRun = route({
   path: '/runs/:runId/complete',
   summary: 'End the run with its result.',
   scopes: ['worker'],
-  body: z.object({ result: Json.optional(), leaseOwner: LeaseOwner.nullish() }),
-  reply: z.object({ run: Run }),
+  body: z.object({
+    result: Json.optional(),
+    leaseOwner: LeaseOwner.nullish(),
+    brief: z.boolean().nullish().describe('Answer with the status alone: the run itself is known to who executed it'),
+  }),
+  reply: z.union([z.object({ run: Run }), z.object({ status: RunStatus })]),
   errors: ['run_not_found', 'lease_lost'],
 })
 
