@@ -4,6 +4,7 @@ import { deployEndpoints } from './deploys.ts'
 import type { Endpoint } from './endpoint.ts'
 import { environmentEndpoints } from './environments.ts'
 import { keyEndpoints } from './keys.ts'
+import { metricEndpoints } from './metrics.ts'
 import { dataEndpoints } from './pod-data.ts'
 import { podEndpoints } from './pods.ts'
 import { rollbackEndpoints } from './rollback.ts'
@@ -17,5 +18,6 @@ export const endpoints: Record<string, Endpoint> = {
   ...rollbackEndpoints,
   ...secretEndpoints,
   ...dataEndpoints,
+  ...metricEndpoints,
   ...environmentEndpoints,
 }

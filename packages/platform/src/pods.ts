@@ -57,6 +57,7 @@ const ReplicaState = z.object({
   startedAt: Time,
   inFlight: z.int(),
   memoryBytes: z.int().nullable(),
+  cpu: z.number().nullable().describe('Processor cores in use, over the last seconds'),
 })
 export const Pod = z
   .object({
@@ -198,7 +199,7 @@ const get = endpoint({
     )
     const replicas = platform.replicas
       .of(pod.id)
-      .map(({ id, state, deployment, restarts, startedAt, inFlight, memory }) => ({
+      .map(({ id, state, deployment, restarts, startedAt, inFlight, memory, cpu }) => ({
         id,
         state,
         deployment,
@@ -206,6 +207,7 @@ const get = endpoint({
         startedAt: new Date(startedAt).toISOString(),
         inFlight,
         memoryBytes: memory ?? null,
+        cpu: cpu ?? null,
       }))
     return {
       pod: toPod(platform, pod),
