@@ -191,7 +191,7 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Runn
       uploads: createUploads(storage),
       progress: createProgress(),
       traffic,
-      settings: { publicUrl, domain, local: isLoopback(host), operatorHash: hashSecret(operatorKey) },
+      settings: { publicUrl, domain, dir, local: isLoopback(host), operatorHash: hashSecret(operatorKey) },
       log,
       get deploys() {
         return deploys

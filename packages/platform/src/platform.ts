@@ -30,6 +30,8 @@ export interface Settings {
   domain: string
   /** It listens on this machine only: for one person, who can read everything anyway. */
   local: boolean
+  /** The data folder. */
+  dir: string
   /** SHA-256 of the operator's key. */
   operatorHash: Buffer
 }

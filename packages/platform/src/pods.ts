@@ -247,6 +247,18 @@ async function become(platform: Platform, pod: PodRow, status: PodRow['status'])
   return row ?? pod
 }
 
+/** Stops a pod's processes. @throws PlatformError `not_deployed` */
+export async function killPod(platform: Platform, pod: PodRow) {
+  if (pod.status === 'new') throw new PlatformError('not_deployed')
+  return toPod(platform, await become(platform, pod, 'stopped'))
+}
+
+/** Starts a stopped pod. @throws PlatformError `not_deployed` */
+export async function activatePod(platform: Platform, pod: PodRow) {
+  if (!pod.deployment) throw new PlatformError('not_deployed')
+  return toPod(platform, await become(platform, pod, 'running'))
+}
+
 const kill = endpoint({
   method: 'POST',
   path: '/api/pods/:pod/kill',
@@ -254,10 +266,7 @@ const kill = endpoint({
   access: 'manage',
   reply: z.object({ pod: Pod }),
   errors: ['not_deployed'],
-  async handler({ platform, pod }) {
-    if (pod.status === 'new') throw new PlatformError('not_deployed')
-    return { pod: toPod(platform, await become(platform, pod, 'stopped')) }
-  },
+  handler: async ({ platform, pod }) => ({ pod: await killPod(platform, pod) }),
 })
 
 const activate = endpoint({
@@ -267,10 +276,7 @@ const activate = endpoint({
   access: 'manage',
   reply: z.object({ pod: Pod }),
   errors: ['not_deployed'],
-  async handler({ platform, pod }) {
-    if (!pod.deployment) throw new PlatformError('not_deployed')
-    return { pod: toPod(platform, await become(platform, pod, 'running')) }
-  },
+  handler: async ({ platform, pod }) => ({ pod: await activatePod(platform, pod) }),
 })
 
 const restart = endpoint({
