@@ -40,6 +40,7 @@ import { keyElsewhere, projectKey } from './project-keys.ts'
 import { createReleases } from './releases.ts'
 import { createReplicas } from './replicas.ts'
 import { readSecrets } from './secrets.ts'
+import { sweepSessions } from './sessions.ts'
 import { sweepSnapshots } from './snapshots.ts'
 import { openStorage, type StorageOptions } from './storage.ts'
 import { createStore } from './store.ts'
@@ -287,6 +288,7 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Runn
           await sweepLimits(db)
           await sweepSnapshots(db)
           await sweepPods(platform)
+          await sweepSessions(db)
           traffic.sweep()
         },
       ],

@@ -15,7 +15,7 @@ import type { Duplex } from 'node:stream'
 import { connectInside } from '../drivers/inside.ts'
 import type { Fleet, Route } from '../fleet.ts'
 import type { Replica, Replicas } from '../replicas.ts'
-import { page, sendPage } from '../web/page.ts'
+import { sendNotice } from '../web/page.ts'
 import { hopByHop } from './answer.ts'
 import { choose } from './balancer.ts'
 import { createPodClient, type PodCall, type PodClient } from './pod-client.ts'
@@ -98,7 +98,7 @@ export function createProxy({ fleet, replicas, traffic, protocol, trustProxy }: 
     // What is still coming of a body that nobody reads would be taken for the next request.
     if (!req.complete) headers.connection = 'close'
     if (req.headers.accept?.includes('text/html'))
-      return sendPage(res, status, page(error, ['p', hint], ['p', { class: 'dim' }, `${status} ${code}`]), headers)
+      return sendNotice(res, status, { title: error, text: hint, code }, headers)
     const body = JSON.stringify({ error, code, hint })
     res.writeHead(status, {
       'content-type': 'application/json',
