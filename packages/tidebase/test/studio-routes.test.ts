@@ -119,7 +119,13 @@ test('counts: per status, by every filter, of this project, and of an enqueue ke
   expect(await list({ cancelReason: 'budget', status: 'failed' })).toEqual([])
   expect(await list({ cancelReason: 'budget' })).toEqual([cancelled.id])
   expect(await list({ 'metadata.tenant': 'acme' })).toEqual([failed.id])
-  for (const query of [{ status: 'gone' }, { from: 'yesterday' }, { search: '' }, { workflow: 'x'.repeat(301) }]) {
+  const bad: Record<string, string>[] = [
+    { status: 'gone' },
+    { from: 'yesterday' },
+    { search: '' },
+    { workflow: 'x'.repeat(301) },
+  ]
+  for (const query of bad) {
     expect(await mine.send('countRuns', { query })).toMatchObject(refused)
     expect(await mine.send('listRuns', { query })).toMatchObject(refused)
   }
@@ -212,6 +218,24 @@ test('redelivery: a webhook that was given up goes out once more under the same 
   expect(ids.length).toBeGreaterThan(1)
 })
 
+test('a step that was noted while it ran began when its worker says, not when the note came', async () => {
+  const mine = await project()
+  const { id } = await create(mine, 'w')
+  await mine.ok('beginRun', { params: { runId: id }, headers: { 'x-tidebase-worker': 'w1' } })
+  const step = { name: 's', inputHash: 'a'.repeat(64), leaseOwner: 'w1' }
+  await mine.ok('beginStep', { params: { runId: id }, body: step })
+  const noted = (await mine.ok('getRun', { params: { runId: id } })).steps[0]?.startedAt
+  const startedAt = new Date(Date.parse(noted ?? '') - 5_000).toISOString()
+  await mine.ok('recordStep', { params: { runId: id }, body: { ...step, output: 1, startedAt } })
+  expect((await mine.ok('getRun', { params: { runId: id } })).steps).toMatchObject([{ startedAt, status: 'completed' }])
+  // Without a word about it the note stands.
+  const other = { ...step, name: 't' }
+  await mine.ok('beginStep', { params: { runId: id }, body: other })
+  const before = (await mine.ok('getRun', { params: { runId: id } })).steps[1]?.startedAt
+  await mine.ok('recordStep', { params: { runId: id }, body: { ...other, output: 1 } })
+  expect((await mine.ok('getRun', { params: { runId: id } })).steps[1]).toMatchObject({ startedAt: before })
+})
+
 test('lists are paged by cursors that hold; what is no cursor is refused', async () => {
   const [mine, other] = [await project(), await project()]
   const made: string[] = []
@@ -220,21 +244,26 @@ test('lists are paged by cursors that hold; what is no cursor is refused', async
     await mine.ok('beginGate', { params: { runId: id }, body: { name: 'g', prompt: '?' } })
     made.push(id)
   }
-  const runs: string[] = []
-  for (let before: string | null = null; ; ) {
-    const page = await mine.ok('listRuns', { query: { limit: 2, ...(before && { before }) } })
-    runs.push(...page.runs.map(({ id }) => id))
-    before = page.nextCursor
-    if (before === null) break
+  /** All that a list has, read in pages of two. */
+  const readAll = async (page: (cursor: string | undefined) => Promise<{ ids: string[]; next: string | null }>) => {
+    const all: string[] = []
+    for (let cursor: string | undefined; ; ) {
+      const { ids, next } = await page(cursor)
+      expect(ids.length).toBeLessThanOrEqual(2)
+      all.push(...ids)
+      if (next === null) return all
+      cursor = next
+    }
   }
+  const runs = await readAll(async (before) => {
+    const { runs, nextCursor } = await mine.ok('listRuns', { query: { limit: 2, ...(before && { before }) } })
+    return { ids: runs.map(({ id }) => id), next: nextCursor }
+  })
   expect(runs).toEqual(made.toReversed())
-  const gates: string[] = []
-  for (let after: string | null = null; ; ) {
-    const page = await mine.ok('listGates', { query: { limit: 2, ...(after && { after }) } })
-    gates.push(...page.gates.map(({ runId }) => runId))
-    after = page.nextCursor
-    if (after === null) break
-  }
+  const gates = await readAll(async (after) => {
+    const { gates, nextCursor } = await mine.ok('listGates', { query: { limit: 2, ...(after && { after }) } })
+    return { ids: gates.map(({ runId }) => runId), next: nextCursor }
+  })
   expect(gates).toEqual(made)
   expect((await other.ok('listGates')).gates).toEqual([])
   const zeros = '0'.repeat(32)
