@@ -71,7 +71,13 @@ export function Timeline({ detail, reload }: { detail: Detail; reload: () => voi
   const row = rows.find(({ item }) => item.id === chosen)
   const history = row && (row.item.runId === detail.run.id ? { detail, attempts } : loaded.get(row.item.runId))
   return (
-    <div class={row ? 'split' : ''}>
+    // biome-ignore lint/a11y/noStaticElementInteractions: what is closed is the panel, wherever in here the focus is
+    <div
+      class={row ? 'split' : ''}
+      onKeyDown={({ key, target }) => {
+        if (key === 'Escape' && !(target instanceof Element && target.closest('dialog'))) setChosen(undefined)
+      }}
+    >
       <div>
         {rows.map(({ item, open }) =>
           open && item.kind === 'child' ? <LoadChild key={item.id} runId={item.id} onLoad={onLoad} /> : null,
