@@ -189,7 +189,9 @@ try {
 
   await page.goto(`${url}/ui/queues`)
   await page.getByRole('button', { name: 'Charts' }).first().click()
-  await page.getByRole('img', { name: /^Wait/ }).waitFor()
+  await page.getByLabel('Time').selectOption('last 5 minutes')
+  await page.getByRole('img', { name: /^Wait: at last half/ }).waitFor()
+  await sleep(500)
   await take(page, 'studio-queues')
 
   await page.setViewportSize({ width: 400, height: 800 })

@@ -65,7 +65,7 @@ export function Chart({
             { ...ink, values: (_, ticks, _axis, _space, apart) => write(ticks, apart) },
             { ...ink, size: 64, values: (_, ticks) => ticks.map((tick) => amount.current(tick)) },
           ],
-          scales: { y: { range: (_, _low, high) => [0, Math.max(high ?? 0, least)] } },
+          scales: { y: { range: (_, _low, high) => [0, Math.max((high ?? 0) * 1.1, least)] } },
           series: [
             {},
             ...series.map(({ label, colour: name, values }) => ({

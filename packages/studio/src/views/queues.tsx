@@ -149,6 +149,7 @@ function Charts({ queue }: { queue: string }) {
       <label class="inline">
         Time
         <select value={minutes} onChange={({ currentTarget }) => setMinutes(Number(currentTarget.value))}>
+          <option value={5}>last 5 minutes</option>
           <option value={60}>last hour</option>
           <option value={360}>last 6 hours</option>
           <option value={1440}>last 24 hours</option>
