@@ -27,7 +27,7 @@ export const queueBenchmark: Benchmark = {
     enqueueBatchPerSecond: { title: 'enqueue/s, batches of 500', better: 'more' },
     claimCompletePerSecond: { title: 'claim + complete /s', better: 'more' },
     pickUpP50ms: { title: 'idle worker has it p50, ms', better: 'less' },
-    pickUpP99ms: { title: 'p99, ms', better: 'less' },
+    pickUpP99ms: { title: 'idle worker has it p99, ms', better: 'less' },
   },
   plan({ options: { quick, peers }, withServer, peer }) {
     const jobs = quick ? 500 : 20_000

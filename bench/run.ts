@@ -84,6 +84,7 @@ if (name === 'pod' || name === 'platform') {
     console.log(
       `\nMachine: ${cpus().length} cores, load ${begun.load[0]} before and ${loadavg()[0]?.toFixed(2)} after, Node ${process.version}.`,
     )
+    if (quick) console.log('A quick run: its loads are too small for its figures to mean anything.')
     await keep(taken)
   })
 } else {

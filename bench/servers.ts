@@ -5,7 +5,7 @@ import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
@@ -194,8 +194,15 @@ function open(
     async peer(script, args) {
       const { url, drop } = await bench.createDatabase()
       try {
-        const child = start([here(`peers/${script}.mjs`), ...args.map(String)], { DATABASE_URL: url }, 'inherit')
-        const result = resultOf(await found(child, child.stdout, /^(\{.*\})$/))
+        const child = start(
+          [here(`peers/${script}.mjs`), ...args.map(String)],
+          { DATABASE_URL: url, NODE_NO_WARNINGS: '1' },
+          'inherit',
+        )
+        // A peer that fails must not cost the figures of all others.
+        const result = await found(child, child.stdout, /^(\{.*\})$/)
+          .then(resultOf)
+          .catch((error: Error) => ({ skipped: error.message }))
         await end(child)
         if ('figures' in result) return [result]
         if (!skipped.has(result.skipped)) console.error(`SKIPPED: ${result.skipped}`)
@@ -222,7 +229,7 @@ function found(child: ChildProcess, output: NodeJS.ReadableStream | null, form: 
     child.once('error', reject)
     // Its last line may still be on the way.
     child.once('close', (code) =>
-      reject(new Error(`${child.spawnargs.join(' ')} ended with ${code}: ${lines.join('\n')}`)),
+      reject(new Error(`${basename(child.spawnargs[1] ?? '')} ended with ${code}: ${lines.join('\n')}`)),
     )
   })
 }

@@ -64,10 +64,12 @@ export async function takeRounds(bench: Bench, name: string, benchmark: Benchmar
   return taken
 }
 
-/** The value in the middle (the upper of two). */
+/** The value in the middle; of an even number the mean of the two. */
 export function median(values: readonly number[]): number {
   const sorted = values.toSorted((a, b) => a - b)
-  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN
+  const upper = sorted[Math.floor(sorted.length / 2)] ?? Number.NaN
+  const lower = sorted[Math.ceil(sorted.length / 2) - 1] ?? Number.NaN
+  return (lower + upper) / 2
 }
 
 /** A number for people: whole from 100 on, two digits after the point below 10. */

@@ -19,7 +19,7 @@ export const waitsBenchmark: Benchmark = {
   figures: {
     wokenInS: { title: 'all parked runs woken and claimed, s' },
     wakeP50ms: { title: 'one woken, idle worker has it p50, ms' },
-    wakeP99ms: { title: 'p99, ms' },
+    wakeP99ms: { title: 'one woken p99, ms' },
     ...Object.fromEntries(
       waitingCounts.map((count) => [
         tick(count),

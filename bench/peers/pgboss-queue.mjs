@@ -11,10 +11,10 @@ const db = boss.getDb()
 if (finished || delayed) {
   await db.executeSql(
     `insert into pgboss.job (name, data, state, start_after, completed_on, policy)
-      select 'bench', '{"old":true}', 'completed'::pgboss.job_state, now() - interval '1 hour', now(), 'standard'
+      select 'bench', '{"old":true}'::jsonb, 'completed'::pgboss.job_state, now() - interval '1 hour', now(), 'standard'
       from generate_series(1, ${finished})
       union all
-      select 'bench', '{"old":true}', 'created'::pgboss.job_state, now() + interval '1 day', null, 'standard'
+      select 'bench', '{"old":true}'::jsonb, 'created'::pgboss.job_state, now() + interval '1 day', null, 'standard'
       from generate_series(1, ${delayed})`,
   )
   await db.executeSql('vacuum (analyze)')
