@@ -42,7 +42,7 @@ const { values, positionals } = parseArgs({
     minutes: { type: 'string' },
   },
 })
-const [name = 'goals'] = positionals
+const [name = 'steps'] = positionals
 const { quick } = values
 const peers = !values['no-peers']
 /** A number given as an option. */
