@@ -56,7 +56,13 @@ export const oldJobsBenchmark: Benchmark = {
       (script: string): Measure =>
       async () => {
         const [empty] = await bench.peer(script, [jobs, 64, 0, 0, 0])
-        const [full] = await bench.peer(script, [jobs, 64, 0, finished * scale, delayed * scale])
+        const [full] = await bench.peer(script, [
+          jobs,
+          64,
+          0,
+          Math.round(finished * scale),
+          Math.round(delayed * scale),
+        ])
         if (!empty || !full) return []
         const rate = (figures: Figures) => figures.claimCompletePerSecond ?? Number.NaN
         return [{ system: full.system, setting: '', figures: rates(rate(empty.figures), rate(full.figures)) }]
