@@ -82,7 +82,7 @@ export async function withBench<T>(options: Options, work: (bench: Bench) => Pro
   process.once('SIGINT', interrupted)
   process.once('SIGTERM', interrupted)
   try {
-    return await work(open(options, postgres.connection, children))
+    return await work(open(options, postgres.connection, children, () => stopping !== undefined))
   } finally {
     process.off('SIGINT', interrupted)
     process.off('SIGTERM', interrupted)
@@ -138,6 +138,7 @@ function open(
   options: Options,
   { host, port, user }: { host: string; port: number; user: string },
   children: Set<ChildProcess>,
+  stopping: () => boolean,
 ): Bench {
   const urlOf = (database: string) => `postgres://${user}@localhost/${database}?host=${host}&port=${port}`
   const skipped = new Set<string>()
@@ -151,6 +152,8 @@ function open(
     }
   }
   const start = (args: string[], env: Record<string, string>, stderr: 'inherit' | 'pipe') => {
+    // What was under way goes on after Ctrl-C for a moment; it must leave nothing behind.
+    if (stopping()) throw new Error('interrupted')
     const child = spawn(process.execPath, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', stderr] })
     children.add(child)
     child.once('exit', () => children.delete(child))
@@ -205,6 +208,7 @@ function open(
           .catch((error: Error) => ({ skipped: error.message }))
         await end(child)
         if ('figures' in result) return [result]
+        if (stopping()) return []
         if (!skipped.has(result.skipped)) console.error(`SKIPPED: ${result.skipped}`)
         skipped.add(result.skipped)
         return []
