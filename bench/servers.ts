@@ -69,11 +69,11 @@ export async function withBench<T>(options: Options, work: (bench: Bench) => Pro
   const folder = await mkdtemp(join(tmpdir(), 'tidebase-bench-'))
   const children = new Set<ChildProcess>()
   let stopping: Promise<void> | undefined
-  const postgres = await startEmbedded({ dataDir: folder })
+  const starting = startEmbedded({ dataDir: folder })
   const stop = () => {
     stopping ??= (async () => {
       await Promise.all([...children].map(end))
-      await postgres.stop()
+      await (await starting).stop()
       await rm(folder, { recursive: true, force: true })
     })()
     return stopping
@@ -82,7 +82,7 @@ export async function withBench<T>(options: Options, work: (bench: Bench) => Pro
   process.once('SIGINT', interrupted)
   process.once('SIGTERM', interrupted)
   try {
-    return await work(open(options, postgres.connection, children, () => stopping !== undefined))
+    return await work(open(options, (await starting).connection, children, () => stopping !== undefined))
   } finally {
     process.off('SIGINT', interrupted)
     process.off('SIGTERM', interrupted)
