@@ -21,5 +21,7 @@ export default defineConfig({
     maxWorkers: 2,
     testTimeout: 30_000,
     hookTimeout: 60_000,
+    // A busy machine may take its time over what is waited for.
+    expect: { poll: { timeout: 10_000 } },
   },
 })

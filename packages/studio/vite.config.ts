@@ -7,7 +7,9 @@ export default defineConfig({
   base: '/ui/',
   logLevel: 'warn',
   resolve: { conditions: ['source', 'browser', 'module', 'import', 'default'] },
-  oxc: { jsx: { runtime: 'automatic', importSource: 'preact' } },
+  // The same files whoever builds them: under NODE_ENV=test vite would write each element's source path into them.
+  oxc: { jsx: { runtime: 'automatic', importSource: 'preact', development: false } },
+  define: { 'process.env.NODE_ENV': '"production"' },
   build: {
     outDir: '../tidebase/dist/studio',
     target: 'es2022',

@@ -206,6 +206,7 @@ create index runs_by_queue ON tidebase.runs USING btree (project, queue, created
 create index runs_by_status ON tidebase.runs USING btree (project, status, created_at) WHERE (status <> 'completed'::text);
 create index runs_by_time ON tidebase.runs USING btree (project, created_at);
 create index runs_by_workflow ON tidebase.runs USING btree (project, workflow_name, created_at);
+create index runs_cancelled_by_reason ON tidebase.runs USING btree (project, cancel_reason, created_at) WHERE ((status = 'cancelled'::text) AND (cancel_reason IS NOT NULL));
 create index runs_deadline ON tidebase.runs USING btree (deadline_at) WHERE ((deadline_at IS NOT NULL) AND (status = ANY (ARRAY['pending'::text, 'queued'::text, 'running'::text, 'waiting'::text])));
 create unique index runs_dedupe ON tidebase.runs USING btree (project, queue, dedupe_key) WHERE ((dedupe_key IS NOT NULL) AND (status = ANY (ARRAY['queued'::text, 'running'::text, 'waiting'::text])));
 create index runs_ended ON tidebase.runs USING btree (project, completed_at) WHERE (completed_at IS NOT NULL);
@@ -215,6 +216,8 @@ create index runs_ready ON tidebase.runs USING btree (project, queue, priority D
 create index runs_ready_keyed ON tidebase.runs USING btree (project, queue, concurrency_key, priority DESC, run_at) WHERE ((status = 'queued'::text) AND (concurrency_key IS NOT NULL));
 create index runs_running ON tidebase.runs USING btree (project, queue) WHERE ((status = 'running'::text) AND (queue IS NOT NULL));
 create index runs_running_keyed ON tidebase.runs USING btree (project, queue, concurrency_key) WHERE ((status = 'running'::text) AND (concurrency_key IS NOT NULL));
+create index runs_stopped_by_queue ON tidebase.runs USING btree (project, queue, status, created_at) WHERE ((status = ANY (ARRAY['failed'::text, 'cancelled'::text])) AND (queue IS NOT NULL));
+create index runs_stopped_by_workflow ON tidebase.runs USING btree (project, workflow_name, status, created_at) WHERE (status = ANY (ARRAY['failed'::text, 'cancelled'::text]));
 
 create table tidebase.schedules (
   project integer not null,

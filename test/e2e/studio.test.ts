@@ -1,3 +1,4 @@
+import { gzipSync } from 'node:zlib'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { chromiumPath } from './browser.ts'
 import { faults, fitsAll, look, rootKey, type StudioTest, startStudio } from './studio.ts'
@@ -66,4 +67,16 @@ withBrowser('runs appear by themselves, and the address holds the filter', async
   await fitsAll(page)
   await look(page, 'runs')
   studio.calm()
+})
+
+withBrowser('what is served is small, and the same whoever built it', async () => {
+  const { url } = studio.server
+  const page = await (await fetch(`${url}/ui`, { headers: { accept: 'text/html' } })).text()
+  const names = [...page.matchAll(/"(\/ui\/assets\/[^"]+)"/g)].map(([, name]) => name ?? '')
+  const files = await Promise.all(names.map(async (name) => (await fetch(url + name)).text()))
+  // A build for development holds the path of each source file, on the machine that made it.
+  for (const file of files) expect(file).not.toMatch(/studio\/src\/|\.tsx/)
+  const bytes = files.reduce((sum, file) => sum + gzipSync(file).length, 0)
+  expect(names.length).toBeGreaterThan(1)
+  expect(bytes).toBeLessThan(60_000)
 })

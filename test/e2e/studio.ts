@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { Tidebase } from '@tidebase/sdk'
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core'
+import type { ServerOptions } from '../../packages/tidebase/src/server.ts'
 import { buildStudioIfStale } from '../../scripts/build.mjs'
 import { startServer } from '../server.ts'
 import { launch } from './browser.ts'
@@ -24,9 +25,9 @@ export interface StudioTest {
 }
 
 /** Starts a server with Studio, and Chromium. */
-export async function startStudio(): Promise<StudioTest> {
+export async function startStudio(options: ServerOptions = {}): Promise<StudioTest> {
   await buildStudioIfStale()
-  const server = await startServer({ apiKey: rootKey, allowPrivateWebhooks: true })
+  const server = await startServer({ apiKey: rootKey, allowPrivateWebhooks: true, ...options })
   const browser: Browser = await launch()
   const complaints: string[] = []
   return {

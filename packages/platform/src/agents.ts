@@ -17,7 +17,7 @@ import { hashSecret, newId, newSecret } from './ids.ts'
 import { createKey, Key, type KeyRow, keyOf } from './keys.ts'
 import { limitUse } from './limits.ts'
 import type { Platform } from './platform.ts'
-import { page, sendPage } from './web/page.ts'
+import { commands, html, page, sendPage } from './web/page.ts'
 
 /** Who calls. */
 export interface Caller {
@@ -31,7 +31,15 @@ export interface Caller {
 }
 
 export const nobody: Caller = { kind: 'nobody', agent: '', verified: false, key: '', pods: [], verbs: [] }
-const operator: Caller = { kind: 'operator', agent: '', verified: true, key: 'operator', pods: null, verbs: null }
+/** Who has the operator's key. */
+export const operator: Caller = {
+  kind: 'operator',
+  agent: '',
+  verified: true,
+  key: 'operator',
+  pods: null,
+  verbs: null,
+}
 
 const linkHours = 24
 const Email = z
@@ -43,25 +51,32 @@ const Email = z
 const Agent = z
   .object({ id: z.string(), email: z.string(), verified: z.boolean(), createdAt: Time })
   .meta({ id: 'Agent' })
+
+interface KeyOwner {
+  id: string
+  agent: string
+  verified: boolean
+  pods: string[] | null
+  verbs: Verb[] | null
+}
+
+/** Who calls with a key. */
+export function callerOfKey({ id, agent, verified, pods, verbs }: KeyOwner): Caller {
+  return { kind: 'agent', agent, verified, key: id, pods, verbs }
+}
+
 /** Tells who a key belongs to. @param operatorHash of the operator's key */
 export async function identify(db: Queryable, presented: string | undefined, operatorHash: Buffer): Promise<Caller> {
   if (!presented) return nobody
   const hash = hashSecret(presented)
   if (hash.equals(operatorHash)) return operator
-  const [row] = await db.query<{
-    id: string
-    agent: string
-    verified: boolean
-    pods: string[] | null
-    verbs: Verb[] | null
-  }>(
+  const [row] = await db.query<KeyOwner>(
     `select k.id, k.agent, k.pods, k.verbs, a.verified_at is not null as verified
        from platform.keys k join platform.agents a on a.id = k.agent
       where k.hash = $1 and (k.expires_at is null or k.expires_at > now())`,
     [hash],
   )
-  if (!row) return nobody
-  return { kind: 'agent', agent: row.agent, verified: row.verified, key: row.id, pods: row.pods, verbs: row.verbs }
+  return row ? callerOfKey(row) : nobody
 }
 
 const register = endpoint({
@@ -180,20 +195,12 @@ const verifyPage = endpoint({
   reply: null,
   errors: [],
   async handler({ res, query: { token } }) {
-    sendPage(
-      res,
-      200,
-      page(
-        'Confirm your address',
-        ['p', 'Somebody registered this address with Tidepool. If it was you, confirm it.'],
-        [
-          'form',
-          { method: 'post', action: '/verify' },
-          ['input', { type: 'hidden', name: 'token', value: token }],
-          ['button', 'Confirm'],
-        ],
-      ),
-    )
+    const content = html`<div class="narrow"><h1>Confirm your address</h1>
+<p>Somebody registered this address with Tidepool. If it was you, confirm it.</p>
+<form class="stack" method="post" action="/verify"><input type="hidden" name="token" value="${token}"><button class="primary">Confirm</button></form></div>`
+    sendPage(res, 200, page({ title: 'Confirm your address', still: true }, content), {
+      'referrer-policy': 'no-referrer',
+    })
   },
 })
 
@@ -210,23 +217,17 @@ const verifyForm = endpoint({
     for await (const chunk of req) if (text.length < 2_000) text += chunk
     try {
       const { agent, key } = await confirm(platform, new URLSearchParams(text).get('token') ?? '')
-      const next = key ? `tidepool login --key ${key}` : 'tidepool deploy'
+      const next = key ? `npx tidepool login --key ${key}` : 'npx tidepool deploy'
       const said = key
         ? `${agent.email} had an agent already. Here is a new key of it, shown once:`
         : `${agent.email} is confirmed. Its key may deploy now:`
-      sendPage(res, 200, page('Confirmed', ['p', said], ['pre', next]))
+      const content = html`<div class="narrow"><h1>Confirmed</h1><p>${said}</p>${commands(next)}</div>`
+      sendPage(res, 200, page({ title: 'Confirmed' }, content))
     } catch (error) {
       if (!(error instanceof PlatformError)) throw error
-      sendPage(
-        res,
-        error.status,
-        page('This link does not work', [
-          'p',
-          'It was used, has expired, or never was. Run ',
-          ['code', 'tidepool register'],
-          ' again for a new one.',
-        ]),
-      )
+      const content = html`<div class="narrow"><h1>This link does not work</h1>
+<p>It was used, has expired, or never was. Register again for a new one:</p>${commands('npx tidepool register --email you@example.com')}</div>`
+      sendPage(res, error.status, page({ title: 'This link does not work' }, content))
     }
   },
 })

@@ -1,17 +1,18 @@
 /**
- * The HTTP edge of the control plane: find the endpoint, authenticate, find the caller's pod, validate, call, map
- * errors. Whose things a call may touch is decided here, once: a handler is given the caller's pod, not an id.
+ * The HTTP edge of the control plane: find the page or the endpoint, authenticate, call, map errors. Whose things a call
+ * may touch is decided in call.ts.
  */
 import { randomBytes } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { identify } from './agents.ts'
+import { invoke } from './call.ts'
 import { apiDocument, llmsText, openApi } from './docs.ts'
-import type { Access, Endpoint } from './endpoint.ts'
+import type { Endpoint } from './endpoint.ts'
 import { endpoints } from './endpoints.ts'
 import { errorBody, PlatformError } from './errors.ts'
 import type { Platform } from './platform.ts'
-import { findPod } from './pods.ts'
-import { page, sendPage } from './web/page.ts'
+import { errorPage } from './web/errors.ts'
+import { createSite } from './web/site.ts'
 
 const maxBody = 128 * 1024 * 1024
 
@@ -76,43 +77,11 @@ async function readJson(req: IncomingMessage): Promise<unknown> {
   }
 }
 
-function check(type: NonNullable<Endpoint['body']>, value: unknown): unknown {
-  const { success, data, error } = type.safeParse(value)
-  if (success) return data
-  const issues = error.issues.slice(0, 20).map(({ path, message }) => ({
-    path: path.map((each) => (typeof each === 'number' ? each : String(each))),
-    message,
-  }))
-  const first = issues[0]
-  throw new PlatformError('invalid', `${first?.path.join('.') || 'The body'}: ${first?.message ?? 'is wrong'}.`, {
-    issues,
-  })
-}
-
-/** Refuses who may not call. */
-function allow(access: Access, caller: Awaited<ReturnType<typeof identify>>): void {
-  if (access === 'public') return
-  if (caller.kind === 'nobody') throw new PlatformError('unauthorized')
-  if (access === 'operator' || caller.kind === 'operator') {
-    if (access !== 'operator' || caller.kind !== 'operator')
-      throw new PlatformError(
-        'forbidden',
-        access === 'operator' ? 'Only the operator may do that.' : 'The operator has no pods: use an agent’s key.',
-      )
-    return
-  }
-  if (access === 'agent') return
-  if (!caller.verified) throw new PlatformError('unverified')
-  if (caller.verbs && !caller.verbs.includes(access))
-    throw new PlatformError('forbidden', `This key lacks the verb "${access}".`, {
-      hint: 'Make a key with it: POST /api/keys.',
-    })
-}
-
 /** Makes the listener of the control plane. */
 export function createApi(platform: Platform) {
   const find = createFinder()
   const { publicUrl } = platform.settings
+  const site = createSite(platform)
   const documents: Record<string, () => { type: string; text: string }> = {
     '/api': () => ({ type: 'application/json', text: JSON.stringify(apiDocument(publicUrl)) }),
     '/openapi.json': () => ({ type: 'application/json', text: JSON.stringify(openApi()) }),
@@ -142,7 +111,7 @@ export function createApi(platform: Platform) {
       res.end(document.text)
       return
     }
-    if (path === '/' && req.method === 'GET') return sendPage(res, 200, landing(publicUrl))
+    if (await site(req, res, path, signal)) return
     const found = find(req.method ?? 'GET', path)
     if (!found) throw new PlatformError('no_route', `There is no endpoint ${req.method} ${path.slice(0, 200)}.`)
     if ('allow' in found) {
@@ -152,31 +121,15 @@ export function createApi(platform: Platform) {
     const { endpoint, params } = found
     const bearer = /^bearer +(\S+) *$/i.exec(req.headers.authorization ?? '')?.[1]
     const caller = await identify(platform.db, bearer, platform.settings.operatorHash)
-    allow(endpoint.access, caller)
-    const named =
-      params.pod === undefined
-        ? undefined
-        : await findPod(platform.db, caller, params.pod, endpoint.path.endsWith('/restore'))
-    const query = endpoint.query
-      ? check(endpoint.query, Object.fromEntries(new URLSearchParams(mark < 0 ? '' : url.slice(mark + 1))))
-      : undefined
-    const body = endpoint.body ? check(endpoint.body, await readJson(req)) : undefined
-    // The schemas that the handler's types come from have just accepted both.
-    const call = {
-      platform,
-      caller,
-      get pod() {
-        if (!named) throw new Error(`${endpoint.path} names no pod`)
-        return named
-      },
+    const query = Object.fromEntries(new URLSearchParams(mark < 0 ? '' : url.slice(mark + 1)))
+    const reply = await invoke(platform, caller, endpoint, {
       params,
-      body: body as never,
-      query: query as never,
+      query,
+      body: () => readJson(req),
       req,
       res,
       signal,
-    }
-    const reply = await endpoint.handler(call)
+    })
     if (reply !== undefined && !res.headersSent) json(res, 200, reply)
   }
 
@@ -198,28 +151,10 @@ export function createApi(platform: Platform) {
         req.resume()
       }
       if (typeof body.retryAfter === 'number') res.setHeader('retry-after', String(body.retryAfter))
+      // A person at a wrong address, or a page that came to nothing.
+      const forPeople = req.headers.accept?.includes('text/html') && !req.url?.startsWith('/api/')
+      if (forPeople) return errorPage(res, status, body)
       json(res, status, body)
     })
   }
-}
-
-function landing(url: string): string {
-  return page(
-    'Tidepool',
-    ['p', 'Full web apps from one import, live in minutes. In a folder of yours:'],
-    [
-      'pre',
-      `tidepool --url ${url} register --email you@example.com\ntidepool verify <token of the mail>\ntidepool init my-app && cd my-app\ntidepool deploy`,
-    ],
-    [
-      'p',
-      'For machines: ',
-      ['a', { href: '/api' }, '/api'],
-      ', ',
-      ['a', { href: '/openapi.json' }, '/openapi.json'],
-      ', ',
-      ['a', { href: '/llms.txt' }, '/llms.txt'],
-      '.',
-    ],
-  )
 }

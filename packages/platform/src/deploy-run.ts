@@ -119,6 +119,7 @@ export async function runDeploy(platform: Platform, run: RunContext, input: { de
   if (row.status === 'cancelled' || row.status === 'failed') return { status: row.status }
 
   let steps = row.steps
+  const podId = pod.id
   async function note(name: StepName, change: Partial<StepState>): Promise<void> {
     const known = steps.find((each) => each.name === name)
     const fresh: StepState = {
@@ -131,7 +132,7 @@ export async function runDeploy(platform: Platform, run: RunContext, input: { de
     const next = { ...(known ?? fresh), ...change }
     steps = known ? steps.map((each) => (each === known ? next : each)) : [...steps, next]
     await db.query('update platform.deployments set steps = $2 where id = $1', [id, JSON.stringify(steps)])
-    progress.tell(id)
+    progress.tell(id, podId)
   }
 
   async function step<T extends Record<string, unknown>>(
@@ -192,7 +193,7 @@ export async function runDeploy(platform: Platform, run: RunContext, input: { de
       await tidy(platform, pod.id)
       return {}
     })
-    await end(platform, id)
+    await end(platform, id, pod.id)
     return { status: 'live' }
   } catch (error) {
     const cancelled =
@@ -206,15 +207,15 @@ export async function runDeploy(platform: Platform, run: RunContext, input: { de
     )
     fleet.dismiss(id)
     await replicas.stop(pod.id, id, 0)
-    progress.tell(id)
+    progress.tell(id, pod.id)
     if (cancelled) throw error
     return { status: 'failed', error: body }
   }
 }
 
-async function end({ db, progress }: Platform, id: string): Promise<void> {
+async function end({ db, progress }: Platform, id: string, pod: string): Promise<void> {
   await db.query('update platform.deployments set ended_at = coalesce(ended_at, now()) where id = $1', [id])
-  progress.tell(id)
+  progress.tell(id, pod)
 }
 
 /** Keeps on disk what is live, what is coming, and the one before, which a rollback most often wants. */

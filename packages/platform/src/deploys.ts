@@ -80,14 +80,18 @@ export const Deployment = z
 
 export const isOver = ({ status }: { status: DeploymentRow['status'] }) => status !== 'queued' && status !== 'running'
 
-export function toDeployment(platform: Platform, pod: PodRow, row: DeploymentRow) {
-  // Told only when visitors get it: the gateway learns of the switch a moment after it is committed.
+/** How a deployment is told to be: live only when visitors get it, a moment after the switch is committed. */
+export function statusOf(platform: Platform, pod: PodRow, row: Pick<DeploymentRow, 'id' | 'status'>) {
   const route = platform.fleet.route(pod.name)
   const switching = row.status === 'live' && route?.pod === pod.id && route.deployment !== row.id
+  return switching ? 'running' : row.status
+}
+
+export function toDeployment(platform: Platform, pod: PodRow, row: DeploymentRow) {
   return {
     id: row.id,
     number: row.number,
-    status: switching ? ('running' as const) : row.status,
+    status: statusOf(platform, pod, row),
     steps: row.steps,
     error: row.error,
     files: row.files.length,
@@ -184,6 +188,7 @@ export function createDeploys(platform: Platform) {
       return made
     })
     await enqueue(row)
+    platform.progress.tell(pod.id)
     return row
   }
 
@@ -347,7 +352,7 @@ const cancel = endpoint({
     }
     await tide.runs.cancel(run, { reason: 'cancelled by the agent' }).catch(() => undefined)
     void replicas.stop(pod.id, id, 0)
-    progress.tell(id)
+    progress.tell(id, pod.id)
     return { deployment: toDeployment(platform, pod, row) }
   },
 })

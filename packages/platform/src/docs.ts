@@ -13,7 +13,8 @@ const schema = (type: z.ZodType) => {
 }
 const openPath = (path: string) => path.replace(/:(\w+)/g, '{$1}').replace(/\*$/, '{path}')
 
-const limits = {
+/** What is limited, for people. */
+export const limits = {
   podsCreated: '10 an hour and 100 a day per agent',
   mails: '5 per handler call, 100 a day per pod',
   source: `${sourceLimits.files} files, ${sourceLimits.fileBytes / 1024 ** 2} MB a file, ${sourceLimits.totalBytes / 1024 ** 2} MB in all`,

@@ -84,6 +84,11 @@ export function createMailer(db: Database, { smtpUrl, from }: MailOptions) {
     delivers: transport !== undefined,
     send,
     find,
+    /** A mail of anybody, for the operator. */
+    async any(id: string): Promise<SentMail | undefined> {
+      const [row] = await db.query<Row>('select id, mail, status, at from platform.mails where id = $1', [id])
+      return row && sent(row)
+    },
     /** Newest first; of one pod, or (undefined) of all and the platform. */
     async list(pod: string | undefined, { limit = 100, before }: { limit?: number; before?: string } = {}) {
       const rows = await db.query<Row & { pod: string | null }>(

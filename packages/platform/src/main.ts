@@ -5,14 +5,12 @@
  * Order at the start: database → tables → socket for pods → driver → ports → pods and the worker of deployments. A
  * request that comes early waits for its pod.
  */
-import { execFile } from 'node:child_process'
 import { setMaxListeners } from 'node:events'
-import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { promisify } from 'node:util'
 import { Tidebase } from '@tidebase/sdk'
 import { startServer, type TidebaseServer } from 'tidebase'
 import { createApi } from './api.ts'
@@ -26,6 +24,7 @@ import { errorBody, messageOf, PlatformError } from './errors.ts'
 import { createFleet } from './fleet.ts'
 import { createProxy } from './gateway/proxy.ts'
 import { createRouter, isPlain } from './gateway/router.ts'
+import { createTraffic } from './gateway/traffic.ts'
 import { hashSecret, newSecret } from './ids.ts'
 import { drain, every, listen } from './lifecycle.ts'
 import { sweepLimits } from './limits.ts'
@@ -41,9 +40,11 @@ import { keyElsewhere, projectKey } from './project-keys.ts'
 import { createReleases } from './releases.ts'
 import { createReplicas } from './replicas.ts'
 import { readSecrets } from './secrets.ts'
+import { sweepSessions } from './sessions.ts'
 import { sweepSnapshots } from './snapshots.ts'
 import { openStorage, type StorageOptions } from './storage.ts'
 import { createStore } from './store.ts'
+import { hostPort, isLoopback, keep, npmRegistry, once } from './surroundings.ts'
 import { createUploads } from './uploads.ts'
 
 export interface PlatformOptions {
@@ -149,7 +150,7 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Runn
     const store = createStore(db)
     const files = createPodFiles(db, storage)
     const fleet = createFleet(() => platform)
-    const registry = once1(() => npmRegistry())
+    const registry = once(() => npmRegistry())
     const allow = [...(options.allowHosts ?? [])]
     const egress = createEgress(allow, async () => [hostPort(await registry())])
     const releases = createReleases({ dir, driver, storage, master, registry })
@@ -171,7 +172,8 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Runn
     const actual = (http.address() as AddressInfo).port
     const publicUrl = (options.publicUrl ?? `http://${domain}:${actual}`).replace(/\/+$/, '')
     const protocol = new URL(publicUrl).protocol.slice(0, -1)
-    const proxy = createProxy({ fleet, replicas, protocol, trustProxy: options.trustProxy ?? false })
+    const traffic = createTraffic()
+    const proxy = createProxy({ fleet, replicas, traffic, protocol, trustProxy: options.trustProxy ?? false })
     closers.push(() => proxy.close())
 
     const platform: Platform = {
@@ -189,7 +191,8 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Runn
       fleet,
       uploads: createUploads(storage),
       progress: createProgress(),
-      settings: { publicUrl, domain, local: isLoopback(host), operatorHash: hashSecret(operatorKey) },
+      traffic,
+      settings: { publicUrl, domain, dir, local: isLoopback(host), operatorHash: hashSecret(operatorKey) },
       log,
       get deploys() {
         return deploys
@@ -285,6 +288,8 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Runn
           await sweepLimits(db)
           await sweepSnapshots(db)
           await sweepPods(platform)
+          await sweepSessions(db)
+          traffic.sweep()
         },
       ],
     ])
@@ -364,37 +369,4 @@ async function takeOver({ db, tide, log }: Platform, signal: AbortSignal): Promi
       .catch((error: unknown) => log.warn({ err: messageOf(error) }, 'a deployment is tried again'))
     return [going]
   })
-}
-
-async function keep(file: string, make: () => string): Promise<string> {
-  try {
-    return (await readFile(file, 'utf8')).trim()
-  } catch {
-    const value = make()
-    await writeFile(file, `${value}\n`, { mode: 0o600, flag: 'wx', flush: true })
-    return value
-  }
-}
-
-function once1<T>(make: () => Promise<T>): () => Promise<T> {
-  let value: Promise<T> | undefined
-  return () => {
-    value ??= make()
-    return value
-  }
-}
-
-/** Where this machine's npm gets packages. */
-async function npmRegistry(): Promise<string> {
-  const { stdout } = await promisify(execFile)('npm', ['config', 'get', 'registry'], { cwd: tmpdir() })
-  return stdout.trim() || 'https://registry.npmjs.org/'
-}
-
-function hostPort(url: string): string {
-  const { hostname, port, protocol } = new URL(url)
-  return `${hostname}:${port || (protocol === 'https:' ? 443 : 80)}`
-}
-
-function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || /^127\.\d+\.\d+\.\d+$/.test(host)
 }

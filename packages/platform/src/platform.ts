@@ -4,6 +4,7 @@ import type { Database } from './db.ts'
 import type { Deploys } from './deploys.ts'
 import type { Driver } from './drivers/process.ts'
 import type { Fleet } from './fleet.ts'
+import type { Traffic } from './gateway/traffic.ts'
 import type { Logs } from './logs.ts'
 import type { Mailer } from './mail.ts'
 import type { Master } from './master.ts'
@@ -29,6 +30,8 @@ export interface Settings {
   domain: string
   /** It listens on this machine only: for one person, who can read everything anyway. */
   local: boolean
+  /** The data folder. */
+  dir: string
   /** SHA-256 of the operator's key. */
   operatorHash: Buffer
 }
@@ -49,6 +52,7 @@ export interface Platform {
   deploys: Deploys
   uploads: Uploads
   progress: Progress
+  traffic: Traffic
   settings: Settings
   log: Log
 }

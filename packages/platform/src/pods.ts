@@ -57,6 +57,7 @@ const ReplicaState = z.object({
   startedAt: Time,
   inFlight: z.int(),
   memoryBytes: z.int().nullable(),
+  cpu: z.number().nullable().describe('Processor cores in use, over the last seconds'),
 })
 export const Pod = z
   .object({
@@ -198,7 +199,7 @@ const get = endpoint({
     )
     const replicas = platform.replicas
       .of(pod.id)
-      .map(({ id, state, deployment, restarts, startedAt, inFlight, memory }) => ({
+      .map(({ id, state, deployment, restarts, startedAt, inFlight, memory, cpu }) => ({
         id,
         state,
         deployment,
@@ -206,6 +207,7 @@ const get = endpoint({
         startedAt: new Date(startedAt).toISOString(),
         inFlight,
         memoryBytes: memory ?? null,
+        cpu: cpu ?? null,
       }))
     return {
       pod: toPod(platform, pod),
@@ -245,6 +247,18 @@ async function become(platform: Platform, pod: PodRow, status: PodRow['status'])
   return row ?? pod
 }
 
+/** Stops a pod's processes. @throws PlatformError `not_deployed` */
+export async function killPod(platform: Platform, pod: PodRow) {
+  if (pod.status === 'new') throw new PlatformError('not_deployed')
+  return toPod(platform, await become(platform, pod, 'stopped'))
+}
+
+/** Starts a stopped pod. @throws PlatformError `not_deployed` */
+export async function activatePod(platform: Platform, pod: PodRow) {
+  if (!pod.deployment) throw new PlatformError('not_deployed')
+  return toPod(platform, await become(platform, pod, 'running'))
+}
+
 const kill = endpoint({
   method: 'POST',
   path: '/api/pods/:pod/kill',
@@ -252,10 +266,7 @@ const kill = endpoint({
   access: 'manage',
   reply: z.object({ pod: Pod }),
   errors: ['not_deployed'],
-  async handler({ platform, pod }) {
-    if (pod.status === 'new') throw new PlatformError('not_deployed')
-    return { pod: toPod(platform, await become(platform, pod, 'stopped')) }
-  },
+  handler: async ({ platform, pod }) => ({ pod: await killPod(platform, pod) }),
 })
 
 const activate = endpoint({
@@ -265,10 +276,7 @@ const activate = endpoint({
   access: 'manage',
   reply: z.object({ pod: Pod }),
   errors: ['not_deployed'],
-  async handler({ platform, pod }) {
-    if (!pod.deployment) throw new PlatformError('not_deployed')
-    return { pod: toPod(platform, await become(platform, pod, 'running')) }
-  },
+  handler: async ({ platform, pod }) => ({ pod: await activatePod(platform, pod) }),
 })
 
 const restart = endpoint({

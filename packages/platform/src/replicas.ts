@@ -12,6 +12,7 @@
 import { alivePath, bundleOf, nodeArguments } from 'tidepool/kit'
 import { ask } from './drivers/inside.ts'
 import type { Driver, Job, Started } from './drivers/process.ts'
+import { createMeter } from './drivers/use.ts'
 import { messageOf, PlatformError } from './errors.ts'
 import { failureOf } from './failures.ts'
 import { newId } from './ids.ts'
@@ -42,6 +43,9 @@ export interface Replica {
   startedAt: number
   /** Requests of the gateway that it has not answered yet. */
   inFlight: number
+  /** Bytes in use, and processor cores in use over the last seconds, where this machine tells. */
+  memory?: number | undefined
+  cpu?: number | undefined
 }
 
 interface Running extends Replica {
@@ -52,6 +56,7 @@ interface Running extends Replica {
   failures: number
   misses: number
   stopping: boolean
+  meter: (cpuMs: number | undefined) => number | undefined
   ended: Promise<unknown>
 }
 
@@ -105,6 +110,7 @@ export function createReplicas({ driver, logs, onChange }: ReplicasOptions) {
     replica.state = 'starting'
     replica.startedAt = Date.now()
     replica.misses = 0
+    replica.meter = createMeter()
     try {
       replica.process = driver.start({
         id: replica.id,
@@ -187,6 +193,9 @@ export function createReplicas({ driver, logs, onChange }: ReplicasOptions) {
       restarts: 0,
       startedAt: Date.now(),
       inFlight: 0,
+      memory: undefined,
+      cpu: undefined,
+      meter: createMeter(),
       group,
       process: undefined,
       timer: undefined,
@@ -240,6 +249,9 @@ export function createReplicas({ driver, logs, onChange }: ReplicasOptions) {
 
   const probing = setInterval(() => {
     for (const replica of byId.values()) {
+      const use = replica.process?.use()
+      replica.memory = use?.memoryBytes
+      replica.cpu = replica.meter(use?.cpuMs)
       if (replica.state !== 'healthy') continue
       ask(replica.socket, alivePath).then(
         () => {
@@ -323,11 +335,11 @@ export function createReplicas({ driver, logs, onChange }: ReplicasOptions) {
       return group ? group.replicas.filter(({ state }) => state === 'healthy') : []
     },
     /** Everything that runs for a pod. */
-    of(pod: string): (Replica & { deployment: string; memory: number | undefined })[] {
+    of(pod: string): (Replica & { deployment: string })[] {
       return [...groups.values()]
         .filter(({ spec }) => spec.pod === pod)
         .flatMap(({ spec, replicas }) =>
-          replicas.map(({ id, state, socket, restarts, startedAt, inFlight, process }) => ({
+          replicas.map(({ id, state, socket, restarts, startedAt, inFlight, process, memory, cpu }) => ({
             id,
             state,
             socket,
@@ -335,7 +347,8 @@ export function createReplicas({ driver, logs, onChange }: ReplicasOptions) {
             startedAt,
             inFlight,
             deployment: spec.deployment,
-            memory: process?.memory(),
+            memory: process ? (memory ?? process.use().memoryBytes) : undefined,
+            cpu: process && cpu,
           })),
         )
     },

@@ -15,6 +15,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { Route } from '../src/fleet.ts'
 import { createProxy, type Proxy as Gateway } from '../src/gateway/proxy.ts'
 import { createRouter } from '../src/gateway/router.ts'
+import { createTraffic } from '../src/gateway/traffic.ts'
 import type { Replica } from '../src/replicas.ts'
 
 // The gateway in front of servers on unix sockets: what pods could answer, and how they could die.
@@ -38,6 +39,7 @@ beforeEach(async () => {
   upstreams = []
   route = { pod: 'pod00001', name: 'app', status: 'running', deployment: 'dep00001' }
   proxy = createProxy({
+    traffic: createTraffic(),
     fleet: { route: (name) => (name === 'app' ? route : undefined) },
     replicas: {
       healthy: () => upstreams.map(({ replica }) => replica).filter(({ state }) => state === 'healthy'),

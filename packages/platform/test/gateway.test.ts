@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { createProxy } from '../src/gateway/proxy.ts'
+import { createTraffic } from '../src/gateway/traffic.ts'
 import type { Replica } from '../src/replicas.ts'
 
 const closers: (() => unknown)[] = []
@@ -48,6 +49,7 @@ async function gateway(...paths: string[]) {
     inFlight: 0,
   }))
   const proxy = createProxy({
+    traffic: createTraffic(),
     protocol: 'http',
     trustProxy: false,
     fleet: { route: (name) => ({ pod: 'p', name, status: 'running', deployment: 'd' }) },

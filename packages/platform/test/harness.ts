@@ -84,7 +84,8 @@ export async function startTestPlatform(options: PlatformOptions = {}) {
     tidebase: { port: 0, reconcileMs: 100, ...options.tidebase },
   })
   const { url } = running
-  const port = Number(new URL(url).port)
+  // Of a platform behind a proxy the address says nothing of the port.
+  const port = options.port ?? Number(new URL(url).port)
   // The name itself is looked up by the system; addresses need no resolver.
   const at = `http://127.0.0.1:${port}`
 

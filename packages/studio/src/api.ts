@@ -22,6 +22,7 @@ const endpoints = {
   recoverRun: ['POST', '/runs/:runId/recover', ['worker']],
   redeliver: ['POST', '/runs/:runId/deliveries/:deliveryId/redeliver', ['worker']],
   listWorkers: ['GET', '/workers', ['read']],
+  streamEvents: ['GET', '/runs/:runId/events', all],
   streamProjectEvents: ['GET', '/events', ['worker', 'read']],
   resolveStep: ['POST', '/runs/:runId/steps/:stepId/resolve', []],
   listGates: ['GET', '/gates', ['read']],

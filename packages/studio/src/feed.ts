@@ -4,6 +4,8 @@
 import { signal } from '@preact/signals'
 import type { Event } from '@tidebase/wire'
 import { authorization, can } from './api.ts'
+import { forgetKey } from './session.ts'
+import { pause, readStream, StreamRefused } from './sse.ts'
 
 /** `live`: what is shown is what is. `away`: the connection is being made again. `never`: the key may not listen. */
 export const liveness = signal<'connecting' | 'live' | 'away' | 'never'>('connecting')
@@ -26,8 +28,6 @@ const tell = (event: Event | null) => {
   for (const listener of [...listeners]) listener(event)
 }
 
-/** Without a word for this long the connection is dead: the server says something every 15 s. */
-const silenceMs = 40_000
 const pollMs = 5_000
 
 /** Follows the stream until `signal` aborts. */
@@ -48,32 +48,32 @@ export async function follow(signal: AbortSignal): Promise<void> {
     const end = () => connection.abort()
     signal.addEventListener('abort', end)
     document.addEventListener('visibilitychange', rest)
-    let silence = setTimeout(end, silenceMs)
     function rest() {
       if (document.hidden) end()
     }
     try {
       await untilVisible(signal)
       const resumed = last !== undefined && { 'last-event-id': String(last) }
-      const response = await fetch('/events?after=latest', {
-        headers: { ...authorization(), ...resumed },
-        signal: connection.signal,
-      })
-      if (!response.ok || !response.body) throw new Error(`HTTP ${response.status}`)
-      liveness.value = 'live'
-      failures = 0
-      if (last === undefined) tell(null)
-      for await (const event of parse(response.body)) {
-        clearTimeout(silence)
-        silence = setTimeout(end, silenceMs)
-        if (event === null) continue
-        last = event.id
-        tell(event)
-      }
-    } catch {
-      // Whatever it was, the way on is to connect again.
+      await readStream(
+        '/events?after=latest',
+        { ...authorization(), ...resumed },
+        connection,
+        () => {
+          liveness.value = 'live'
+          // What was asked meanwhile went wrong, whether or not anything happened.
+          if (last === undefined || failures > 0) tell(null)
+          failures = 0
+        },
+        ({ data }) => {
+          const event = JSON.parse(data) as Event
+          last = event.id
+          tell(event)
+        },
+      )
+    } catch (problem) {
+      if (problem instanceof StreamRefused && problem.status === 401) return forgetKey()
+      // Whatever else it was, the way on is to connect again.
     } finally {
-      clearTimeout(silence)
       signal.removeEventListener('abort', end)
       document.removeEventListener('visibilitychange', rest)
       end()
@@ -90,35 +90,4 @@ function untilVisible(signal: AbortSignal): Promise<void> {
     document.addEventListener('visibilitychange', () => resolve(), { once: true, signal })
     signal.addEventListener('abort', () => resolve(), { once: true })
   })
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms)
-    signal.addEventListener(
-      'abort',
-      () => {
-        clearTimeout(timer)
-        resolve()
-      },
-      { once: true },
-    )
-  })
-}
-
-/** The events of a body; null for what only shows that the server is there. */
-async function* parse(body: ReadableStream<Uint8Array>): AsyncGenerator<Event | null> {
-  const reader = body.pipeThrough(new TextDecoderStream() as ReadableWritablePair<string, Uint8Array>).getReader()
-  let rest = ''
-  for (;;) {
-    const { value, done } = await reader.read()
-    if (done) return
-    const frames = (rest + value).split('\n\n')
-    rest = frames.pop() ?? ''
-    yield null
-    for (const frame of frames) {
-      const data = frame.split('\n').find((line) => line.startsWith('data: '))
-      if (data) yield JSON.parse(data.slice(6)) as Event
-    }
-  }
 }

@@ -309,7 +309,7 @@ export async function listGates(
   caller: Caller,
   { after, limit = 100 }: QueryOf<Routes['listGates']>,
 ): Promise<ReplyOf<Routes['listGates']>> {
-  const [, micros, id] = /^(\d+)_([0-9a-f]{32})$/.exec(after ?? '0_00000000000000000000000000000000') ?? []
+  const [, micros, id] = /^(\d{1,17})_([0-9a-f]{32})$/.exec(after ?? '0_00000000000000000000000000000000') ?? []
   if (micros === undefined || id === undefined) {
     throw new ApiError('invalid_query', 'This cursor is not one of ours.', {
       issues: [{ path: 'after', message: 'must be the nextCursor of the page before' }],

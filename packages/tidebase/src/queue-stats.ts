@@ -18,6 +18,10 @@ interface Point {
   sampled: boolean
 }
 
+/** SQL: number of the part that a time falls into, from 0; null for none. */
+const part = (time: string) =>
+  `floor(extract(epoch from ${time} - (now() - $3 * interval '1 minute')) * ${parts} / ($3 * 60))::integer`
+
 /**
  * The last minutes of a queue in equal parts.
  *
@@ -47,21 +51,25 @@ export async function queueStats(
         order by s.seq limit 1
       ) s on true
     ), cut as (
-      select now() - $3 * interval '1 minute' + n * $3 * interval '1 minute' / ${parts} as at,
-        $3 * interval '1 minute' / ${parts} as width
-      from generate_series(0, ${parts - 1}) n
+      select n, now() - $3 * interval '1 minute' + n * width as at, width
+      from generate_series(0, ${parts - 1}) n, (select $3 * interval '1 minute' / ${parts} as width) w
+    ), told as materialized (
+      select ${part('created_at')} as came, ${part('completed_at')} as ended, ${part('started_at')} as began, waited
+      from begun
     )
-    select c.at,
-      (select count(*) from begun where created_at >= c.at and created_at < c.at + c.width) as enqueued,
-      (select count(*) from begun where completed_at >= c.at and completed_at < c.at + c.width) as ended,
-      b.*,
+    select c.at, coalesce(e.runs, 0) as enqueued, coalesce(d.runs, 0) as ended, coalesce(b.runs, 0) as started,
+      b.p50, b.p95,
       (select count(*) from tidebase.runs r where r.project = $1 and r.queue = $2 and r.status = 'queued') as waiting,
       (select count(*) from runs) = ${sample} as sampled
-    from cut c cross join lateral (
-      select count(*) as started, percentile_cont(0.5) within group (order by waited) as p50,
+    from cut c
+    left join (select came as n, count(*) as runs from told group by 1) e on e.n = c.n
+    left join (select ended as n, count(*) as runs from told group by 1) d on d.n = c.n
+    left join (
+      select began as n, count(*) as runs, percentile_cont(0.5) within group (order by waited) as p50,
         percentile_cont(0.95) within group (order by waited) as p95
-      from begun where started_at >= c.at and started_at < c.at + c.width
-    ) b order by c.at`,
+      from told group by 1
+    ) b on b.n = c.n
+    order by c.at`,
     [caller.project, queue, minutes],
   )
   let depth = rows[0]?.waiting ?? 0

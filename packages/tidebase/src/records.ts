@@ -95,6 +95,8 @@ const records = statement<RecordCall, { has_streams: boolean }>(
     from numbered
     on conflict (project, run_id, id) do update set status = 'completed', output = excluded.output, error = null,
       last_owner = excluded.last_owner, lease_owner = null, lease_expires_at = null,
+      -- A note comes a while after the step began; who did not say when leaves it at that.
+      started_at = case when excluded.started_at < now() then excluded.started_at else s.started_at end,
       attempt = greatest(s.attempt, excluded.attempt), completed_at = now(), updated_at = now()
   ), bumped as (
     update tidebase.runs r set event_seq = n.last, updated_at = now()

@@ -29,6 +29,8 @@ export interface Cgroup {
   outOfMemory(): boolean
   /** Bytes in use now. */
   memory(): number | undefined
+  /** Processor time used since it was made, ms. */
+  cpuMs(): number | undefined
   /** Removes the group, once it is empty. */
   remove(): void
 }
@@ -60,6 +62,10 @@ function read(path: string): string {
   } catch {
     return ''
   }
+}
+
+function numberOf(text: string, factor: number): number | undefined {
+  return text.trim() === '' ? undefined : Number(text) * factor
 }
 
 /** A group that lost its last process a moment ago may still be busy; it is removed at the next try. */
@@ -113,6 +119,8 @@ function version1(): Cgroups | undefined {
         outOfMemory: () =>
           / [1-9]/.test(/^oom_kill.*$/m.exec(read(join(at('memory'), 'memory.oom_control')))?.[0] ?? ''),
         memory: () => Number(read(join(at('memory'), 'memory.usage_in_bytes'))) || undefined,
+        // Counted by a controller that is mounted together with cpu nearly everywhere.
+        cpuMs: () => numberOf(read(join(at('cpu'), 'cpuacct.usage')), 1e-6),
         remove: () => remove(controllers.map(at)),
       }
     },
@@ -152,6 +160,7 @@ function version2(base: string | undefined): Cgroups | undefined {
         joins: [join(path, 'cgroup.procs')],
         outOfMemory: () => /^oom_kill [1-9]/m.test(read(join(path, 'memory.events'))),
         memory: () => Number(read(join(path, 'memory.current'))) || undefined,
+        cpuMs: () => numberOf(/^usage_usec (\d+)/m.exec(read(join(path, 'cpu.stat')))?.[1] ?? '', 1e-3),
         remove: () => remove([path]),
       }
     },

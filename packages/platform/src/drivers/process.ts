@@ -16,6 +16,7 @@ import type { Readable } from 'node:stream'
 import { messageOf, PlatformError } from '../errors.ts'
 import { type Cgroup, type Limits, openCgroups } from './cgroup.ts'
 import { bubblewrapArguments, limitedCommand, type SandboxSpec } from './sandbox.ts'
+import { type Use, useOf } from './use.ts'
 
 /** What a process is started with. */
 export interface Job {
@@ -37,8 +38,8 @@ export interface Started {
   /** Path, seen from outside, of a file in the sandbox's /tmp. */
   inside(name: string): Promise<string>
   ended: Promise<{ code: number | null; signal: string | null; outOfMemory: boolean }>
-  /** Bytes in use. */
-  memory(): number | undefined
+  /** What it uses, where this machine tells. */
+  use(): Use
   kill(signal: NodeJS.Signals): void
 }
 
@@ -194,13 +195,25 @@ function sandboxDriver(socket: string, dir: string): Driver {
       })
       const started = watch(child, job, group)
       const pid = sandboxPid(child)
-      pid.catch(() => {})
       let over = false
+      let nodePid: number | undefined
+      pid.then(
+        (id) => {
+          nodePid = id
+        },
+        () => {},
+      )
       void started.ended.then(() => {
         over = true
       })
       return {
         ...started,
+        use() {
+          const counted = started.use()
+          if (counted.memoryBytes !== undefined && counted.cpuMs !== undefined) return counted
+          const told = useOf(over ? undefined : nodePid)
+          return { memoryBytes: counted.memoryBytes ?? told.memoryBytes, cpuMs: counted.cpuMs ?? told.cpuMs }
+        },
         inside: async (name) => `/proc/${await pid}/root/tmp/${name}`,
         kill(signal) {
           // To node itself: bubblewrap, told to end, would not let it finish.
@@ -247,7 +260,7 @@ function plainDriver(socket: string): Driver {
       return {
         inside: async (name) => join(await scratch, name),
         ended,
-        memory: () => undefined,
+        use: () => useOf(running?.pid),
         kill: (signal) => void (running ? running.kill(signal) : child.then((process) => process.kill(signal))),
       }
     },
@@ -275,7 +288,7 @@ function watch(child: ChildProcess, job: Job, group: Cgroup | undefined): Omit<S
       child.once('exit', end)
       child.once('error', () => end(null, null))
     }),
-    memory: () => group?.memory(),
+    use: () => ({ memoryBytes: group?.memory(), cpuMs: group?.cpuMs() }),
     kill: (signal) => void child.kill(signal),
   }
 }

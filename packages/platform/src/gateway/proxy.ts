@@ -15,15 +15,17 @@ import type { Duplex } from 'node:stream'
 import { connectInside } from '../drivers/inside.ts'
 import type { Fleet, Route } from '../fleet.ts'
 import type { Replica, Replicas } from '../replicas.ts'
-import { page, sendPage } from '../web/page.ts'
+import { sendNotice } from '../web/page.ts'
 import { hopByHop } from './answer.ts'
 import { choose } from './balancer.ts'
 import { createPodClient, type PodCall, type PodClient } from './pod-client.ts'
+import type { Traffic } from './traffic.ts'
 import { tunnel } from './tunnel.ts'
 
 export interface ProxyOptions {
   fleet: Pick<Fleet, 'route'>
   replicas: Pick<Replicas, 'healthy' | 'of' | 'groups' | 'released'>
+  traffic: Pick<Traffic, 'count'>
   /** http or https, as clients see it. */
   protocol: string
   /** A proxy in front of this one tells who the client is. */
@@ -51,7 +53,7 @@ const smallBody = 16_384
 const harmless = new Set(['GET', 'HEAD', 'OPTIONS'])
 
 /** Makes the proxy. */
-export function createProxy({ fleet, replicas, protocol, trustProxy }: ProxyOptions) {
+export function createProxy({ fleet, replicas, traffic, protocol, trustProxy }: ProxyOptions) {
   const clients = new Map<string, PodClient>()
   const inFlight = new Map<string, number>()
   /** Requests that wait for a replica of a pod. */
@@ -96,7 +98,7 @@ export function createProxy({ fleet, replicas, protocol, trustProxy }: ProxyOpti
     // What is still coming of a body that nobody reads would be taken for the next request.
     if (!req.complete) headers.connection = 'close'
     if (req.headers.accept?.includes('text/html'))
-      return sendPage(res, status, page(error, ['p', hint], ['p', { class: 'dim' }, `${status} ${code}`]), headers)
+      return sendNotice(res, status, { title: error, text: hint, code }, headers)
     const body = JSON.stringify({ error, code, hint })
     res.writeHead(status, {
       'content-type': 'application/json',
@@ -142,7 +144,15 @@ export function createProxy({ fleet, replicas, protocol, trustProxy }: ProxyOpti
     if (replica.state === 'draining') replicas.released()
   }
 
-  function forward(req: IncomingMessage, res: ServerResponse, route: Route, replica: Replica, retries: number): void {
+  /** @param at when the request came, as `performance.now()` tells it */
+  function forward(
+    req: IncomingMessage,
+    res: ServerResponse,
+    route: Route,
+    replica: Replica,
+    retries: number,
+    at: number,
+  ): void {
     const { 'content-length': length, 'transfer-encoding': coding } = req.headers
     const hasBody = length !== undefined ? length !== '0' : coding !== undefined
     const method = req.method ?? 'GET'
@@ -175,6 +185,7 @@ export function createProxy({ fleet, replicas, protocol, trustProxy }: ProxyOpti
       {
         head(status, message, headers) {
           res.writeHead(status, message, headers)
+          traffic.count(route.pod, status, performance.now() - at)
         },
         waiting() {
           res.flushHeaders()
@@ -202,7 +213,8 @@ export function createProxy({ fleet, replicas, protocol, trustProxy }: ProxyOpti
           // An answer that cannot be written down may have left its reason phrase.
           res.statusMessage = ''
           const again = stage === 'unsent' || (stage === 'sent' && repeatable)
-          if (again && retries > 0) return start(req, res, route.name, retries - 1, replica)
+          if (again && retries > 0) return start(req, res, route.name, retries - 1, at, replica)
+          traffic.count(route.pod, 502, performance.now() - at)
           refuse(
             req,
             res,
@@ -216,11 +228,19 @@ export function createProxy({ fleet, replicas, protocol, trustProxy }: ProxyOpti
     )
   }
 
-  function start(req: IncomingMessage, res: ServerResponse, name: string, retries: number, except?: Replica): void {
+  function start(
+    req: IncomingMessage,
+    res: ServerResponse,
+    name: string,
+    retries: number,
+    at: number,
+    except?: Replica,
+  ): void {
     pick(name, except, (replica) => {
       const route = fleet.route(name)
       if (res.destroyed) return
-      if (replica && route) return forward(req, res, route, replica, retries)
+      if (replica && route) return forward(req, res, route, replica, retries, at)
+      if (route?.status === 'running') traffic.count(route.pod, 503, performance.now() - at)
       unserved(req, res, name, route)
     })
   }
@@ -246,9 +266,11 @@ export function createProxy({ fleet, replicas, protocol, trustProxy }: ProxyOpti
     web(req: IncomingMessage, res: ServerResponse, name: string) {
       const route = fleet.route(name)
       if (!route) return unserved(req, res, name, undefined)
-      if ((inFlight.get(route.pod) ?? 0) >= maxInFlight)
+      if ((inFlight.get(route.pod) ?? 0) >= maxInFlight) {
+        traffic.count(route.pod, 503, 0)
         return refuse(req, res, 503, 'busy', 'This app has too many requests under way', 'Try again in a moment.')
-      start(req, res, name, 1)
+      }
+      start(req, res, name, 1, performance.now())
     },
     /** Passes a connection that changes its protocol (WebSocket) through. */
     upgrade(req: IncomingMessage, client: Duplex, head: Buffer, name: string): void {

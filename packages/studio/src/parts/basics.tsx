@@ -43,8 +43,12 @@ export function Problem({ error }: { error: CallError | undefined }) {
 /** Says something to those who do not see the page change. */
 export const announcement = signal('')
 
-/** A button that copies a text. */
-export function Copy({ text, label = 'Copy' }: { text: string | (() => string); label?: string }) {
+/**
+ * A button that copies a text.
+ *
+ * @param name what it is called where its label says too little
+ */
+export function Copy({ text, label = 'Copy', name }: { text: string | (() => string); label?: string; name?: string }) {
   const [copied, setCopied] = useState(false)
   const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined)
   useEffect(() => () => clearTimeout(timer.current), [])
@@ -55,7 +59,7 @@ export function Copy({ text, label = 'Copy' }: { text: string | (() => string); 
     timer.current = setTimeout(() => setCopied(false), 1_500)
   }
   return (
-    <button type="button" class="quiet" onClick={copy}>
+    <button type="button" class="quiet" aria-label={name} onClick={copy}>
       {copied ? 'Copied' : label}
     </button>
   )

@@ -11,23 +11,36 @@ export interface Series {
   values: (number | null)[]
 }
 
-/** Lines over points in time. */
+const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' })
+const day = new Intl.DateTimeFormat(undefined, { day: 'numeric', month: 'short' })
+const wholeDay = 86_400
+/** Times of an axis, s since 1970, `apart` from each other. */
+const write = (ticks: number[], apart: number) =>
+  ticks.map((tick) => (apart >= wholeDay ? day : clock).format(new Date(tick * 1_000)))
+
+/**
+ * Lines over points in time.
+ *
+ * @param least what the axis shows at least, so that small amounts look small
+ */
 export function Chart({
   title,
   times,
   series,
   format,
+  least,
   bars = false,
 }: {
   title: string
   times: string[]
   series: Series[]
   format: (value: number) => string
+  least: number
   bars?: boolean
 }) {
   const box = useRef<HTMLDivElement>(null)
-  const write = useRef(format)
-  write.current = format
+  const amount = useRef(format)
+  amount.current = format
   useEffect(() => {
     const element = box.current
     if (!element) return
@@ -48,15 +61,20 @@ export function Chart({
           height: 150,
           cursor: { y: false },
           legend: { live: false },
-          axes: [ink, { ...ink, size: 64, values: (_, ticks) => ticks.map((tick) => write.current(tick)) }],
-          scales: { y: { range: (_, _low, high) => [0, Math.max(high, 1e-9)] } },
+          axes: [
+            { ...ink, values: (_, ticks, _axis, _space, apart) => write(ticks, apart) },
+            { ...ink, size: 64, values: (_, ticks) => ticks.map((tick) => amount.current(tick)) },
+          ],
+          scales: { y: { range: (_, _low, high) => [0, Math.max((high ?? 0) * 1.1, least)] } },
           series: [
             {},
-            ...series.map(({ label, colour: name }) => ({
+            ...series.map(({ label, colour: name, values }) => ({
               label,
               stroke: colour(name),
               width: 1.5,
               spanGaps: true,
+              // A point among gaps makes no line.
+              ...(values.includes(null) && { points: { show: true, size: 4 } }),
               ...(bars && { fill: colour(name), paths }),
             })),
           ],

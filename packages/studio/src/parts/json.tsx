@@ -53,12 +53,16 @@ function Node({ name, value, depth }: { name: string | undefined; value: unknown
 
 /** A JSON value with its name and a button to copy it. */
 export function Json({ title, value }: { title: string; value: unknown }) {
+  const empty = value === null || value === undefined
   return (
-    <section class="json">
+    <section class={empty ? 'json empty-json' : 'json'}>
       <h3>
-        {title} <Copy text={() => JSON.stringify(value, null, 2)} label={`Copy ${title.toLowerCase()}`} />
+        {title}{' '}
+        {!empty && (
+          <Copy text={() => JSON.stringify(value, null, 2)} label="Copy" name={`Copy ${title.toLowerCase()}`} />
+        )}
       </h3>
-      <Node name={undefined} value={value} depth={0} />
+      {empty ? <span class="muted">none</span> : <Node name={undefined} value={value} depth={0} />}
     </section>
   )
 }

@@ -51,8 +51,7 @@ function QueueCard({ queue, reload }: { queue: Queue; reload: () => void }) {
         ))}
       </p>
       <p class="muted">
-        At most {config?.concurrency ?? 'any number'} at a time, {config?.ratePerMinute ?? 'any number'} a minute,{' '}
-        {config?.perKeyConcurrency ?? 'any number'} of one key
+        {capsInWords(config)}
         {config?.invokeUrl && ` · pushed to ${config.invokeUrl}`}
       </p>
       <div class="buttons">
@@ -82,6 +81,15 @@ function QueueCard({ queue, reload }: { queue: Queue; reload: () => void }) {
       {open && <Charts queue={name} />}
     </article>
   )
+}
+
+function capsInWords(config: Queue['config']): string {
+  const set = [
+    config?.concurrency != null && `at most ${number(config.concurrency)} at a time`,
+    config?.ratePerMinute != null && `${number(config.ratePerMinute)} a minute`,
+    config?.perKeyConcurrency != null && `${number(config.perKeyConcurrency)} of one key at a time`,
+  ].filter((each) => each !== false)
+  return set.length === 0 ? 'No caps' : `Caps: ${set.join(', ')}`
 }
 
 const caps = [
@@ -138,9 +146,10 @@ function Charts({ queue }: { queue: string }) {
   })
   return (
     <>
-      <label>
+      <label class="inline">
         Time
         <select value={minutes} onChange={({ currentTarget }) => setMinutes(Number(currentTarget.value))}>
+          <option value={5}>last 5 minutes</option>
           <option value={60}>last hour</option>
           <option value={360}>last 6 hours</option>
           <option value={1440}>last 24 hours</option>
@@ -154,12 +163,14 @@ function Charts({ queue }: { queue: string }) {
             title="Depth"
             times={times}
             format={number}
+            least={4}
             series={[line('waiting', '--wait', ({ depth }) => depth)]}
           />
           <Chart
             title="Throughput"
             times={times}
             format={number}
+            least={4}
             series={[
               line('came', '--muted', ({ enqueued }) => enqueued),
               line('began', '--accent', ({ started }) => started),
@@ -170,6 +181,7 @@ function Charts({ queue }: { queue: string }) {
             title="Wait"
             times={times}
             format={duration}
+            least={1_000}
             series={[
               line('half wait less', '--accent', ({ waitP50Ms }) => waitP50Ms),
               line('95% wait less', '--bad', ({ waitP95Ms }) => waitP95Ms),

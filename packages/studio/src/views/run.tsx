@@ -1,13 +1,14 @@
 // A run: how it went, step by step, and everything that belongs to it.
 import { useLocation, useRoute } from 'preact-iso'
-import { call } from '../api.ts'
 import { dollars, duration, exact, number } from '../format.ts'
 import { Ago, Heading, Problem, Status } from '../parts/basics.tsx'
 import { GateCard } from '../parts/gate.tsx'
 import { Json } from '../parts/json.tsx'
-import { type Query, useQuery } from '../query.ts'
+import type { Query } from '../query.ts'
+import { useRun } from '../run-detail.ts'
 import type { Detail } from '../types.ts'
 import { Actions } from './run/actions.tsx'
+import { timelineParts } from './run/children.tsx'
 import { Events } from './run/events.tsx'
 import { StateTab } from './run/state.tsx'
 import { Timeline } from './run/timeline.tsx'
@@ -20,7 +21,7 @@ type Tab = (typeof tabs)[number]
 
 /** The parts of a run that each tab shows. Events come in pages of their own. */
 const parts: Record<Tab, string> = {
-  timeline: 'steps,gates,waits,runEdges,childRuns',
+  timeline: timelineParts,
   state: 'state,stateStreams,stateVersions',
   gates: 'gates',
   usage: 'usage,steps',
@@ -34,18 +35,7 @@ export function RunPage() {
   const { id = '' } = useRoute().params
   const { query } = useLocation()
   const tab = tabs.find((each) => each === query.tab) ?? 'timeline'
-  const detail = useQuery(
-    `run ${id} ${tab}`,
-    (signal) => call('getRun', { params: { runId: id }, query: { include: parts[tab] }, signal }),
-    (event) => event.runId === id,
-  )
-  const children = new Set(detail.data?.childRuns.map((run) => run.id))
-  // A child's end shows in its parent's timeline.
-  useQuery(
-    `children of ${id} ${children.size}`,
-    async () => detail.reload(),
-    (event) => children.has(event.runId) && event.type.startsWith('run.'),
-  )
+  const detail = useRun(id, parts[tab])
   return (
     <>
       <Head detail={detail} />

@@ -140,6 +140,13 @@ export function Runs() {
       )}
       {ready && runs.length === 0 && !error && (filtered ? <NothingFound given={given} /> : <First />)}
       {runs.length > 0 && (
+        <div class="run-columns" aria-hidden="true">
+          {['Status', 'Workflow', 'Run', 'Queue', 'Cost', 'Took', 'Created'].map((column) => (
+            <span key={column}>{column}</span>
+          ))}
+        </div>
+      )}
+      {runs.length > 0 && (
         <Virtual
           items={runs}
           rowHeight={narrow ? 62 : 38}

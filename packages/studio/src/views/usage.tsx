@@ -42,7 +42,7 @@ export function UsagePage() {
   return (
     <>
       <Heading title="Usage">
-        <label>
+        <label class="inline">
           Time
           <select value={span} onChange={({ currentTarget }) => setSpan(currentTarget.value)}>
             {spans.slice(2).map(([name, words]) => (
@@ -61,6 +61,7 @@ export function UsagePage() {
             title="Cost by day"
             times={data.day.map(({ key }) => `${key}T00:00:00Z`)}
             format={dollars}
+            least={0.01}
             bars
             series={[{ label: 'cost', colour: '--accent', values: data.day.map(({ costUsd }) => costUsd) }]}
           />

@@ -1,36 +1,26 @@
-// The steps of a child within its parent's page.
-import { call } from '../../api.ts'
-import { duration } from '../../format.ts'
-import { Problem, Status } from '../../parts/basics.tsx'
-import { useQuery } from '../../query.ts'
+// What a child run did, for the timeline of its parent.
+import { useEffect } from 'preact/hooks'
+import { Problem } from '../../parts/basics.tsx'
+import { useRun } from '../../run-detail.ts'
+import { useAttempts } from '../../run-events.ts'
+import type { Attempts } from '../../spans.ts'
+import type { Detail } from '../../types.ts'
 
-const most = 200
+/** A run and the attempts of its steps. */
+export interface History {
+  detail: Detail
+  attempts: Attempts
+}
 
-/** What a child run has done, live. */
-export function ChildSteps({ runId }: { runId: string }) {
-  const { data, error } = useQuery(
-    `child ${runId}`,
-    (signal) => call('getRun', { params: { runId }, query: { include: 'steps,childRuns' }, signal }),
-    (event) => event.runId === runId,
-  )
-  return (
-    <>
-      <Problem error={error} />
-      <ul class="nested">
-        {data?.steps.slice(0, most).map((step) => (
-          <li key={step.id}>
-            <Status of={step.status} /> {step.name}{' '}
-            {step.completedAt && step.startedAt && (
-              <span class="muted">{duration(Date.parse(step.completedAt) - Date.parse(step.startedAt))}</span>
-            )}
-          </li>
-        ))}
-        {data?.childRuns.slice(0, most).map((child) => (
-          <li key={child.id}>
-            <Status of={child.status} /> <a href={`/ui/runs/${child.id}`}>{child.workflowName}</a>
-          </li>
-        ))}
-      </ul>
-    </>
-  )
+/** The parts of a run that its timeline is made of. */
+export const timelineParts = 'steps,gates,waits,runEdges,childRuns'
+
+/** Loads a child for as long as it is there, and again whenever something happens in it. Shows only what went wrong. */
+export function LoadChild({ runId, onLoad }: { runId: string; onLoad: (runId: string, history: History) => void }) {
+  const { data, error } = useRun(runId, timelineParts)
+  const attempts = useAttempts(data)
+  useEffect(() => {
+    if (data) onLoad(runId, { detail: data, attempts })
+  }, [data, attempts])
+  return <Problem error={error} />
 }

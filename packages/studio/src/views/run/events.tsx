@@ -1,54 +1,10 @@
-// The events of a run: read in pages until all are here, then as they happen.
-import { useEffect, useState } from 'preact/hooks'
-import { type CallError, call } from '../../api.ts'
-import { onEvent } from '../../feed.ts'
+// The events of a run, with a filter by kind and text.
+import { useState } from 'preact/hooks'
 import { number, ofDay } from '../../format.ts'
 import { Problem } from '../../parts/basics.tsx'
 import { Json } from '../../parts/json.tsx'
 import { Virtual } from '../../parts/virtual.tsx'
-import { shown } from '../../query.ts'
-import type { RunEvent } from '../../types.ts'
-
-const pageSize = 5_000
-
-function useEvents(runId: string): { events: RunEvent[]; error: CallError | undefined } {
-  const [events, setEvents] = useState<RunEvent[]>([])
-  const [error, setError] = useState<CallError>()
-  useEffect(() => {
-    const stop = new AbortController()
-    const all: RunEvent[] = []
-    let reading = false
-    let wanted = false
-    const read = async () => {
-      wanted = true
-      if (reading) return
-      reading = true
-      try {
-        while (wanted && !stop.signal.aborted) {
-          wanted = false
-          const query = { include: 'events', eventsAfter: all.at(-1)?.seq ?? 0, eventsLimit: pageSize }
-          const page = await call('getRun', { params: { runId }, query, signal: stop.signal })
-          all.push(...page.events)
-          setEvents([...all])
-          setError(undefined)
-          if (page.nextEventsAfter !== null) wanted = true
-        }
-      } catch (problem) {
-        if (!stop.signal.aborted) setError(shown(problem))
-      }
-      reading = false
-    }
-    void read()
-    const end = onEvent((event) => {
-      if (event === null || event.runId === runId) void read()
-    })
-    return () => {
-      stop.abort()
-      end()
-    }
-  }, [runId])
-  return { events, error }
-}
+import { useEvents } from '../../run-events.ts'
 
 /** The events with a filter by kind and text. */
 export function Events({ runId }: { runId: string }) {

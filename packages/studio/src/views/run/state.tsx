@@ -7,7 +7,6 @@ import { Json } from '../../parts/json.tsx'
 import type { Detail, Version } from '../../types.ts'
 
 const most = 500
-const text = (value: unknown) => (value === undefined ? 'nothing' : JSON.stringify(value))
 
 /** The versions of each stream of state. */
 export function StateTab({ detail }: { detail: Detail }) {
@@ -71,13 +70,18 @@ export function StateTab({ detail }: { detail: Detail }) {
       <ul class="diff" aria-label="Changes">
         {changes.slice(0, most).map(({ path, before, after }) => (
           <li key={path}>
-            <code>{path || 'everything'}</code> <del>{text(before)}</del> <ins>{text(after)}</ins>
+            <code>{path || 'everything'}</code> <Side is="del" value={before} /> <Side is="ins" value={after} />
           </li>
         ))}
       </ul>
       <Json title="State" value={shown.value} />
     </>
   )
+}
+
+/** What stood on one side of a change. */
+function Side({ is: Tag, value }: { is: 'del' | 'ins'; value: unknown }) {
+  return value === undefined ? <span class="muted">nothing</span> : <Tag>{JSON.stringify(value)}</Tag>
 }
 
 function Note({ version }: { version: Version }) {

@@ -1,9 +1,13 @@
 // The webhooks of a run: what was sent where, what came back, and sending it once more.
+import { useEffect } from 'preact/hooks'
 import { call, can } from '../../api.ts'
 import { Ago, Status } from '../../parts/basics.tsx'
 import { Ask } from '../../parts/dialog.tsx'
 import { Json } from '../../parts/json.tsx'
 import type { Detail } from '../../types.ts'
+
+/** No event tells of tries: while there is something to send, it is looked at this often, ms. */
+const pollMs = 2_000
 
 /** The deliveries of a run. */
 export function Webhooks({ detail, reload }: { detail: Detail; reload: () => void }) {
@@ -16,6 +20,14 @@ export function Webhooks({ detail, reload }: { detail: Detail; reload: () => voi
     })),
     ...detail.recoveryAttempts.map((each) => ({ ...each, type: `recovery: ${each.reason}`, payload: null })),
   ].sort((a, b) => (a.createdAt < b.createdAt ? 1 : -1))
+  const pending = sent.some(({ status }) => status === 'pending')
+  useEffect(() => {
+    if (!pending) return
+    const timer = setInterval(() => {
+      if (!document.hidden) reload()
+    }, pollMs)
+    return () => clearInterval(timer)
+  }, [pending, reload])
   if (sent.length === 0)
     return <p class="muted">This run has called nobody. Runs made with `channels` tell a webhook what happens.</p>
   return (
@@ -43,7 +55,7 @@ export function Webhooks({ detail, reload }: { detail: Detail; reload: () => voi
             </details>
           )}
           {each.payload !== null && <Json title="Payload" value={each.payload} />}
-          {can('redeliver') && each.status !== 'pending' && (
+          {can('redeliver') && (each.status !== 'pending' || each.tries > 0) && (
             <Ask
               label="Send again"
               title="Send this webhook again?"
