@@ -72,23 +72,20 @@ const forgotten = (leaseMs: string) =>
 const pastDeadline = `deadline_at < now() and status in ('pending', 'queued', 'running', 'waiting')`
 
 /** Whether there is anything to do, of each kind: a round on which nothing is due asks this one question. */
-const due = {
-  name: 'reconcile.due',
-  text: `select
-    exists (select from tidebase.runs where ${expired})
-      or exists (select from tidebase.runs where ${forgotten('$1')}) as leases,
-    exists (select from tidebase.runs where ${pastDeadline}) as deadlines,
-    exists (select from tidebase.gates where status = 'pending' and timeout_at < now()) as gates,
-    exists (select from tidebase.waits where status = 'pending' and due_at < now()) as waits,
-    exists (select from tidebase.edges where cancelling) as children,
-    exists (select from tidebase.schedules
-      where enabled and next_run_at is not null and next_run_at <= now()) as schedules,
-    exists (select from tidebase.queues where invoke_url is not null and not paused) as pushed`,
-}
+const due = `select
+  exists (select from tidebase.runs where ${expired})
+    or exists (select from tidebase.runs where ${forgotten('$1')}) as leases,
+  exists (select from tidebase.runs where ${pastDeadline}) as deadlines,
+  exists (select from tidebase.gates where status = 'pending' and timeout_at < now()) as gates,
+  exists (select from tidebase.waits where status = 'pending' and due_at < now()) as waits,
+  exists (select from tidebase.edges where cancelling) as children,
+  exists (select from tidebase.schedules
+    where enabled and next_run_at is not null and next_run_at <= now()) as schedules,
+  exists (select from tidebase.queues where invoke_url is not null and not paused) as pushed`
 
 async function round(engine: Engine, number: number): Promise<void> {
   await engine.wakeups.seePeers()
-  const [is] = await engine.db.hot.query<
+  const [is] = await engine.db.cold.query<
     Record<'leases' | 'deadlines' | 'gates' | 'waits' | 'children' | 'schedules' | 'pushed', boolean>
   >(due, [engine.settings.leaseMs])
   await Promise.all([
