@@ -104,9 +104,9 @@ export class Transport {
    * @returns the pieces of the stream, and a way to leave it
    * @throws as `call`
    */
-  stream<N extends 'streamEvents' | 'streamProjectEvents'>(name: N, request: CallRequest<N>): Promise<Chunks> {
+  async stream<N extends 'streamEvents' | 'streamProjectEvents'>(name: N, request: CallRequest<N>): Promise<Chunks> {
     const call = new Call(this.url, this.#headers, name, request)
-    return this.#insist(request, () =>
+    return await this.#insist(request, () =>
       this.#alone(call, request, async (answer, cancel) => ({ chunks: answer.chunks(), cancel })),
     )
   }
@@ -140,7 +140,6 @@ export class Transport {
     let got: Answered | Alone
     try {
       got = await outcome
-      this.#reached = true
     } catch (error) {
       return { error: new UnreachableError(this.url, networkText(error), error) }
     } finally {
@@ -148,6 +147,7 @@ export class Transport {
       unwatch()
     }
     if ('over' in got) return this.#alone(call, options, answered).finally(got.over)
+    this.#reached = true
     return isGood(got.status) ? { value: got } : this.#refusal(call, got, null)
   }
 
