@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { startServer } from '../../../test/server.ts'
 import { delay } from '../src/abort.ts'
 import type { StreamChunk } from '../src/index.ts'
@@ -37,7 +37,7 @@ test('a step streams while it runs, in few calls; its watchers see it before the
         for (const half of [word.slice(0, -2), word.slice(-2)]) stream(half)
         await delay(2)
       }
-      await delay(300)
+      await vi.waitFor(() => expect(textOf(chunks, 'write')).toBe(words.join('')), { timeout: 10_000 })
       return words.join('')
     }),
   )
@@ -58,17 +58,18 @@ test('a second attempt starts the text over, and a stream outside of steps is cl
   })()
   await tide.run('writer', { runId: id }, async (run) => {
     await run.step('write', { retries: 1, backoffMs: 1 }, async ({ stream, attempt }) => {
-      stream(attempt === 1 ? 'the first attempt' : 'second')
-      await delay(300)
+      const text = attempt === 1 ? 'the first attempt' : 'second'
+      stream(text)
+      await vi.waitFor(() => expect(textOf(chunks, 'write')).toBe(text), { timeout: 10_000 })
       if (attempt === 1) throw new Error('no')
-      expect(textOf(chunks, 'write')).toBe('second')
     })
     const notes = run.stream('notes')
     notes.write('one ')
     notes.write('two')
     await notes.close()
     notes.write('never')
-    await delay(300)
+    await vi.waitFor(() => expect(textOf(chunks, 'notes')).toBe('one two'), { timeout: 10_000 })
+    await delay(100)
   })
   await following
   expect(textOf(chunks, 'notes')).toBe('one two')
