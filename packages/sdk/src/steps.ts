@@ -22,8 +22,9 @@ import {
 import { inputHash } from './hash.ts'
 import type { Lease } from './lease.ts'
 import type { Parking } from './parking.ts'
+import { errorWithStack } from './stack.ts'
 import { StreamWriter } from './streams.ts'
-import { errorText, property } from './thrown.ts'
+import { property } from './thrown.ts'
 import { type Checkpoint, recorded } from './types.ts'
 
 /** How a step runs, and what may happen to it when it is not known how it ended. */
@@ -229,7 +230,7 @@ export class Steps {
         params: { runId: this.#lease.runId, stepId: begun ? begun.step.id : (stepId ?? '') },
         body: {
           leaseOwner: this.#lease.owner,
-          error: errorText(failed.error),
+          error: errorWithStack(failed.error),
           retryable: decision === 'safe_replay',
           resumeDecision: decision,
         },

@@ -21,6 +21,7 @@ import { dropStream } from './chunks.ts'
 import { statement } from './coalesce.ts'
 import type { Queryable } from './db.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
+import { messagePart } from './error-text.ts'
 import { ApiError } from './errors.ts'
 import { appendEvents, leftJoinRow, lockRuns } from './events.ts'
 import { derivedId, newId, parseId, wireId, wireIdSql } from './ids.ts'
@@ -402,11 +403,20 @@ async function endStep(engine: Engine, call: StepCall, row: StepRow & { action: 
 }
 
 const failures = statement<
-  StepCall & { owner: string; error: string; status: string; decision?: string | null },
+  StepCall & { owner: string; error: string; message: string; status: string; decision?: string | null },
   StepRow
 >(
   'steps.fail',
-  ['project integer', 'run uuid', 'id uuid', 'owner text', 'error text', 'status text', 'decision text'],
+  [
+    'project integer',
+    'run uuid',
+    'id uuid',
+    'owner text',
+    'error text',
+    'message text',
+    'status text',
+    'decision text',
+  ],
   `${lockRuns}, decided as materialized (
     select c.*, s.name, s.attempt, l.tid, l.event_seq, case
       ${endGuard}
@@ -431,7 +441,7 @@ const failures = statement<
   ), news as materialized (
     select project, run, seq, 'step.failed' as type, ${stepPayload(
       'id',
-      "'name', name, 'attempt', attempt, 'error', error, 'status', status, 'resumeDecision', decision",
+      "'name', name, 'attempt', attempt, 'error', message, 'status', status, 'resumeDecision', decision",
     )} as payload from numbered
   ), ${appendEvents}
   select d.i, d.action, s.* from decided d
@@ -458,5 +468,6 @@ export async function failStep(
         ? 'manual_review'
         : 'failed'
   const call = { project: caller.project, run, id: stepKey(stepId), owner: body.leaseOwner, error: body.error }
-  return endStep(engine, call, await submit(engine, failures, { ...call, status, decision }))
+  const message = messagePart(body.error)
+  return endStep(engine, call, await submit(engine, failures, { ...call, message, status, decision }))
 }

@@ -230,3 +230,34 @@ class Steps(ServerTest):
     def test_many_steps_at_once(self) -> None:
         items = list(range(40))
         self.assertEqual(self.tide.run("many", lambda run: run.fanout("n", items, lambda n: n, concurrency=40)), items)
+
+    def test_a_failed_step_is_recorded_with_its_traceback_and_causes(self) -> None:
+        run_id = self.tide.runs.create("breaks")["id"]
+
+        def reserve(password: str) -> None:
+            try:
+                raise KeyError("table")
+            except KeyError as error:
+                raise ValueError("no table") from error
+
+        with self.assertRaises(StepError):
+            self.tide.run(
+                "breaks", lambda run: run.step("reserve", lambda: reserve("hunter2"), timeout_s=5), run_id=run_id
+            )
+        detail = self.detail(run_id)
+        error = detail["steps"][0]["error"]
+        message, traceback, *frames = error.split("\n")
+        self.assertEqual((message, traceback), ("ValueError: no table", "Traceback (most recent call last):"))
+        self.assertEqual([frame.rsplit(" ", 1)[1] for frame in frames[:2]], ["<lambda>", "reserve"])
+        self.assertRegex(frames[1], r'^  File ".*test_steps\.py", line \d+, in reserve$')
+        self.assertEqual(frames[2:], ["Caused by: KeyError: 'table'"])
+        self.assertNotIn("hunter2", error)
+        self.assertEqual(detail["run"]["error"], 'Step "reserve" failed: ValueError: no table')
+        events = [each["payload"] for each in detail["events"] if each["type"] == "step.failed"]
+        self.assertEqual([each["error"] for each in events], ["ValueError: no table"])
+
+    def test_of_an_error_of_the_sdk_the_message_alone_is_recorded(self) -> None:
+        run_id = self.tide.runs.create("late")["id"]
+        with self.assertRaises(StepError):
+            self.tide.run("late", lambda run: run.step("late", lambda: time.sleep(1), timeout_s=0.05), run_id=run_id)
+        self.assertEqual(self.detail(run_id)["steps"][0]["error"], 'Step "late" did not end within 50 ms.')

@@ -27,7 +27,6 @@ from ..errors import (
     StepError,
     StepTimeoutError,
     TidebaseError,
-    error_text,
     to_json,
 )
 from ..runtime import Limit, wants_argument
@@ -35,6 +34,7 @@ from ..stop import Stop
 from ..transport import backoff
 from .lease import Lease
 from .parking import Parking
+from .stack import error_with_stack
 from .streams import StreamWriter
 from .waits import Numbers
 from .wire import body, ms
@@ -280,7 +280,7 @@ class Steps:
                 step_id=step_id,
                 body={
                     "leaseOwner": self._lease.owner,
-                    "error": error_text(cause),
+                    "error": error_with_stack(cause),
                     "retryable": step.decision == "safe_replay",
                     "resumeDecision": step.decision,
                 },

@@ -66,7 +66,7 @@ export function StepPanel({
 /** An error: what it says, and under it where it came from. */
 export function ErrorText({ text }: { text: string | null | undefined }) {
   if (!text) return null
-  const stack = text.search(/\n\s*at |\nTraceback /)
+  const stack = text.search(/\n\s*at |\nTraceback |\nCaused by: /)
   return (
     <section aria-label="Error">
       <h3>Error</h3>
