@@ -85,6 +85,26 @@ withBrowser('a retried step has a bar for each attempt, with its error and stack
   studio.calm()
 })
 
+withBrowser('tries that a worker makes by itself have a bar each, with what they failed with', async () => {
+  const { tide } = studio
+  const { id } = await tide.runs.create('stubborn')
+  await tide.run('stubborn', { runId: id }, (run) =>
+    run.step('call', { retries: 2, backoffMs: 1 }, async ({ attempt }) => {
+      if (attempt === 1) await expect.poll(async () => (await tide.runs.get(id)).steps.length).toBe(1)
+      if (attempt < 3) throw new Error(`busy ${attempt}`)
+    }),
+  )
+  const page = await studio.open(`/ui/runs/${id}`)
+  const row = page.getByRole('list', { name: 'Timeline' }).getByRole('button', { name: /^call/ })
+  await row.click()
+  await expect.poll(() => row.locator('.bar').count()).toBe(3)
+  const attempts = page.getByRole('region', { name: 'Attempts' }).getByRole('listitem')
+  expect(await attempts.count()).toBe(3)
+  for (const [n, text] of ['busy 1', 'busy 2', 'completed'].entries())
+    expect(await attempts.nth(n).textContent()).toContain(text)
+  studio.calm()
+})
+
 withBrowser('children and a fan-out within a child open in the timeline of their parent and go on there', async () => {
   const { tide } = studio
   const { id } = await tide.runs.create('parent')

@@ -24,7 +24,7 @@ import type { Lease } from './lease.ts'
 import type { Parking } from './parking.ts'
 import { errorWithStack } from './stack.ts'
 import { StreamWriter } from './streams.ts'
-import { property } from './thrown.ts'
+import { errorText, property } from './thrown.ts'
 import { type Checkpoint, recorded } from './types.ts'
 
 /** How a step runs, and what may happen to it when it is not known how it ended. */
@@ -153,12 +153,9 @@ export class Steps {
   async #runThenRecord<T>(step: Call, fn: StepFn<T>): Promise<T> {
     const startedAt = new Date().toISOString()
     const note = this.#note(step)
-    const tried = await this.#try(step, fn)
+    const tried = await this.#try(step, fn, note.again)
     note.cancel()
-    if ('error' in tried) {
-      await note.sent()
-      return this.#fail<T>(step, tried, undefined)
-    }
+    if ('error' in tried) return this.#fail<T>(step, tried, await note.sent())
     try {
       const reply = await this.#untilFree(() =>
         this.#lease.call('recordStep', {
@@ -184,7 +181,7 @@ export class Steps {
     const begun = await this.#beginReviewed(step)
     if (begun.action !== 'execute') return recorded<T>(this.#settled(step, begun))
     const stepId = begun.step.id
-    const tried = await this.#try(step, fn, () => this.#begin(step))
+    const tried = await this.#try(step, fn, (error) => this.#begin(step, error))
     if ('error' in tried) return this.#fail<T>(step, tried, stepId)
     try {
       await this.#lease.call('completeStep', {
@@ -198,13 +195,17 @@ export class Steps {
     }
   }
 
-  #begin(step: Call) {
-    return this.#untilFree(() =>
-      this.#lease.call('beginStep', {
-        params: { runId: this.#lease.runId },
-        body: { ...this.#start(step), leaseOwner: this.#lease.owner },
-      }),
-    )
+  /** @param error what the try before failed with */
+  #begin(step: Call, error?: unknown) {
+    return this.#untilFree(() => this.#lease.call('beginStep', this.#beginning(step, error)))
+  }
+
+  #beginning(step: Call, error: unknown) {
+    const lastError = error === undefined ? undefined : errorText(error)
+    return {
+      params: { runId: this.#lease.runId },
+      body: { ...this.#start(step), leaseOwner: this.#lease.owner, lastError },
+    }
   }
 
   /** Begins a step; where it waits for a decision the run does too, if it may. */
@@ -267,24 +268,30 @@ export class Steps {
     }
   }
 
-  /** Tells the server, after a while and without waiting for it, that the step is running. */
+  /** Tells the server, after a while and without waiting for it, that the step is running; and each further try of it. */
   #note(step: Call) {
-    let sent: Promise<unknown> = Promise.resolve()
+    let sent: Promise<string | undefined> | undefined
+    const tell = async (known?: string, error?: unknown) => {
+      const call = { ...this.#beginning(step, error), retryForMs: 0, timeoutMs: 5_000 }
+      // Only a courtesy: the record says everything again. Losing the run is noticed by the lease.
+      const reply = await this.#lease.call('beginStep', call).catch(() => undefined)
+      return reply?.action === 'execute' ? reply.step.id : known
+    }
     const timer = setTimeout(() => {
-      sent = this.#lease
-        .call('beginStep', {
-          params: { runId: this.#lease.runId },
-          body: { ...this.#start(step), leaseOwner: this.#lease.owner },
-          retryForMs: 0,
-          timeoutMs: 5_000,
-        })
-        // Only a courtesy: the record says everything again. Losing the run is noticed by the lease.
-        .catch(() => undefined)
+      sent = tell()
     }, noteAfterMs)
     return {
       cancel: () => clearTimeout(timer),
-      /** A note that arrives after the step failed would show it running for ever; after a record it is harmless. */
-      sent: () => sent,
+      /** Of a step that nobody has heard of yet, the tries are not worth a write each. */
+      again: async (error: unknown) => {
+        sent = sent?.then((known) => tell(known, error))
+        await sent
+      },
+      /**
+       * The step's id, where it was begun. A note that arrives after the step failed would show it running for ever;
+       * after a record it is harmless.
+       */
+      sent: async () => sent,
     }
   }
 
@@ -293,7 +300,7 @@ export class Steps {
   }
 
   /** Tries the function as often as it may be tried. Throws only what ended the run. */
-  async #try<T>(step: Call, fn: StepFn<T>, beforeRetry?: () => Promise<unknown>): Promise<Tried<T>> {
+  async #try<T>(step: Call, fn: StepFn<T>, beforeRetry: (error: unknown) => Promise<unknown>): Promise<Tried<T>> {
     const { retries = 0, backoffMs = 500 } = step.options
     for (let attempt = 1; ; attempt++) {
       try {
@@ -302,7 +309,7 @@ export class Steps {
         this.#lease.check()
         if (attempt > retries || property(error, 'retryable') === false) return { attempt, error }
         await delay(backoff(attempt - 1, backoffMs, Math.max(backoffMs, 30_000)), this.#lease.signal)
-        await beforeRetry?.()
+        await beforeRetry(error)
       }
     }
   }

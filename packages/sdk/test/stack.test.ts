@@ -69,3 +69,54 @@ test('of what is no error of the program the text alone is recorded, and a stack
   expect(errors.deep?.match(/\n {4}at deep/g)).toHaveLength(20)
   expect(errors.deep).toHaveLength('deep'.length + 8_000)
 })
+
+/** The events of a run's steps, in short. */
+async function ofSteps(runId: string) {
+  const { events } = await detail(runId)
+  return events
+    .filter(({ type }) => type.startsWith('step.'))
+    .map(({ type, payload }) => [
+      type,
+      Object.fromEntries(Object.entries(Object(payload)).filter(([key]) => told.has(key))),
+    ])
+}
+const told = new Set(['attempt', 'lastError', 'error'])
+const shown = (runId: string) => expect.poll(async () => (await detail(runId)).steps[0]?.status).toBe('running')
+
+test('a step that is known to run and fails is one attempt', async () => {
+  const { tide } = watched(server)
+  const { id } = await tide.runs.create('slow')
+  const slow = tide.run('slow', { runId: id }, (run) =>
+    run.step('wait', async () => {
+      await shown(id)
+      throw new Error('no')
+    }),
+  )
+  await expect(slow).rejects.toThrow('no')
+  expect(await ofSteps(id)).toEqual([
+    ['step.started', { attempt: 1 }],
+    ['step.failed', { attempt: 1, error: 'no' }],
+  ])
+})
+
+test.each([
+  {},
+  { sideEffects: ['pay'] },
+])('each try is told with what the one before failed with: %j', async (options) => {
+  const { tide } = watched(server)
+  const { id } = await tide.runs.create('tries')
+  await tide.run('tries', { runId: id }, (run) =>
+    run.step('call', { ...options, retries: 2, backoffMs: 1 }, async ({ attempt }) => {
+      if (attempt === 1) await shown(id)
+      if (attempt < 3) throw new TypeError(`${attempt}`)
+      return 'fine'
+    }),
+  )
+  expect(await ofSteps(id)).toEqual([
+    ['step.started', { attempt: 1 }],
+    ['step.started', { attempt: 2, lastError: 'TypeError: 1' }],
+    ['step.started', { attempt: 3, lastError: 'TypeError: 2' }],
+    ['step.completed', {}],
+  ])
+  expect((await detail(id)).steps).toMatchObject([{ attempt: 3, output: 'fine', error: null }])
+})

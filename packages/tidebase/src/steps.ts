@@ -137,9 +137,9 @@ function startCall(caller: Caller, run: string, body: BodyOf<Routes['beginStep']
 const stepPayload = (id: string, rest: string) => `json_build_object('stepId', ${wireIdSql('step', id)}, ${rest})`
 const firstOfStep = 'row_number() over (partition by c.project, c.run, c.id order by c.i) = 1'
 
-const begins = statement<StartCall & { lease_ms: number }, StepRow>(
+const begins = statement<StartCall & { lease_ms: number; last_error: string | null }, StepRow>(
   'steps.begin',
-  [...startColumns, 'lease_ms double precision'],
+  [...startColumns, 'lease_ms double precision', 'last_error text'],
   `${lockRuns}, decided as materialized (
     select c.*, l.tid, l.event_seq, case
       when l.id is null then 'missing'
@@ -178,7 +178,7 @@ const begins = statement<StartCall & { lease_ms: number }, StepRow>(
     from (select tid, max(seq) as last from numbered group by tid) n where r.ctid = n.tid
   ), news as materialized (
     select n.project, n.run, n.seq, 'step.started' as type,
-      ${stepPayload('n.id', "'name', n.name, 'attempt', b.attempt")} as payload
+      json_strip_nulls(${stepPayload('n.id', "'name', n.name, 'attempt', b.attempt, 'lastError', n.last_error")}) as payload
     from numbered n join begun b on b.project = n.project and b.run_id = n.run and b.id = n.id
     union all
     select project, run, seq, 'step.manual_review', ${stepPayload('id', "'name', name, 'reason', 'worker_lost'")}
@@ -202,7 +202,11 @@ export async function beginStep(
   body: BodyOf<Routes['beginStep']>,
 ): Promise<ReplyOf<Routes['beginStep']>> {
   const owner = body.leaseOwner || `worker_${newId()}`
-  const call = { ...startCall(caller, run, body, owner), lease_ms: engine.settings.leaseMs }
+  const call = {
+    ...startCall(caller, run, body, owner),
+    lease_ms: engine.settings.leaseMs,
+    last_error: messagePart(body.lastError ?? '') || null,
+  }
   const row = await submit(engine, begins, call)
   if (row.action === 'missing') throw new ApiError('run_not_found')
   if (row.action === 'completed') throw new ApiError('run_completed')

@@ -37,7 +37,7 @@ export function StepPanel({
       </p>
       {attempts.length > 1 && <Attempts attempts={attempts} />}
       {step.attempt > Math.max(1, attempts.length) && (
-        <p class="muted">Its worker tried again by itself; the tries in between are not recorded.</p>
+        <p class="muted">Its worker tried again at once, by itself; those tries were not reported.</p>
       )}
       <ErrorText text={step.error} />
       {step.status === 'running' && <LiveText runId={step.runId} name={step.name} />}
