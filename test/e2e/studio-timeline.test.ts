@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { chromiumPath } from './browser.ts'
 import { crashAndResume } from './research.ts'
-import { faults, fitsAll, rootKey, type StudioTest, startStudio } from './studio.ts'
+import { faults, fitsAll, rootKey, type StudioTest, signal, startStudio } from './studio.ts'
 
 const withBrowser = test.skipIf(!chromiumPath)
 let studio: StudioTest
@@ -9,15 +9,6 @@ beforeAll(async () => {
   if (chromiumPath) studio = await startStudio({ leaseMs: 2_000 })
 })
 afterAll(() => studio?.stop())
-
-/** A promise and what settles it. */
-function signal() {
-  let give = () => {}
-  const given = new Promise<void>((resolve) => {
-    give = resolve
-  })
-  return { give, given }
-}
 
 withBrowser(
   'the research example, killed and resumed: where it was taken up again, its group, its gate decided in its tab',
