@@ -6,6 +6,8 @@ import { connect as open, type Socket } from 'node:net'
 export interface Client {
   post<Reply>(path: string, body: unknown, headers?: Record<string, string>): Promise<Reply>
   get<Reply>(path: string): Promise<Reply>
+  /** Like `get`, but leaves the reply as it came. */
+  getText(path: string): Promise<string>
   /** Ends the connections, none of which may be in use. */
   close(): void
 }
@@ -15,12 +17,7 @@ export function connect(url: string): Client {
   const { hostname, port, host } = new URL(url)
   const idle: Connection[] = []
   const all = new Set<Connection>()
-  const call = async <Reply>(
-    method: 'GET' | 'POST',
-    path: string,
-    body?: unknown,
-    headers: Record<string, string> = {},
-  ) => {
+  const call = async (method: 'GET' | 'POST', path: string, body?: unknown, headers: Record<string, string> = {}) => {
     let connection = idle.pop()
     if (!connection) {
       connection = new Connection(open(Number(port), hostname))
@@ -33,11 +30,12 @@ export function connect(url: string): Client {
     const { status, text } = await connection.send(`${head}\r\n${content}`)
     idle.push(connection)
     if (status !== 200) throw new Error(`${method} ${path}: ${status} ${text}`)
-    return JSON.parse(text) as Reply
+    return text
   }
   return {
-    post: (path, body, headers) => call('POST', path, body, headers),
-    get: (path) => call('GET', path),
+    post: async (path, body, headers) => JSON.parse(await call('POST', path, body, headers)),
+    get: async (path) => JSON.parse(await call('GET', path)),
+    getText: (path) => call('GET', path),
     close: () => {
       for (const connection of all) connection.end()
     },
@@ -53,6 +51,7 @@ interface Answer {
 class Connection {
   readonly #socket: Socket
   #received = ''
+  #length: { head: number; end: number } | undefined
   #waiting: { resolve(answer: Answer): void; reject(error: Error): void } | undefined
 
   constructor(socket: Socket) {
@@ -78,20 +77,28 @@ class Connection {
 
   #read(chunk: string): void {
     this.#received += chunk
-    const head = this.#received.indexOf('\r\n\r\n')
-    if (head < 0) return
-    const length = /\r\ncontent-length: (\d+)/i.exec(this.#received.slice(0, head))?.[1]
-    const waiting = this.#waiting
-    if (length === undefined) throw new Error(`no Content-Length in ${this.#received.slice(0, head)}`)
-    const end = head + 4 + Number(length)
+    // Looked for once: a long answer comes in many chunks.
+    this.#length ??= this.#lengthOfAnswer()
+    const { head, end } = this.#length ?? { head: 0, end: Number.POSITIVE_INFINITY }
     if (this.#received.length < end) return
+    const waiting = this.#waiting
     const answer = {
       status: Number(this.#received.slice(9, 12)),
-      text: Buffer.from(this.#received.slice(head + 4, end), 'latin1').toString(),
+      text: Buffer.from(this.#received.slice(head, end), 'latin1').toString(),
     }
     this.#received = this.#received.slice(end)
+    this.#length = undefined
     this.#waiting = undefined
     waiting?.resolve(answer)
+  }
+
+  /** Where the body begins and ends; undefined while the head has not come. */
+  #lengthOfAnswer(): { head: number; end: number } | undefined {
+    const head = this.#received.indexOf('\r\n\r\n')
+    if (head < 0) return undefined
+    const length = /\r\ncontent-length: (\d+)/i.exec(this.#received.slice(0, head))?.[1]
+    if (length === undefined) throw new Error(`no Content-Length in ${this.#received.slice(0, head)}`)
+    return { head: head + 4, end: head + 4 + Number(length) }
   }
 }
 

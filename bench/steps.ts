@@ -4,16 +4,46 @@
 import { type RunContext, Tidebase } from '@tidebase/sdk'
 import { type Client, connect, percentile, repeat, round } from './client.ts'
 
-/** One measurement. */
-export interface StepsResult {
-  system: string
-  concurrent: number
-  stepsPerSecond: number
-  p50ms: number
-  p99ms: number
-  /** Processor time of the process that executes the runs, µs per step. */
-  clientCpuUs?: number
+import { inSetting, residentMb } from './servers.ts'
+import type { Benchmark, Figures } from './suite.ts'
+
+const perRun = 20
+const modes: readonly Mode[] = ['record', 'begin+complete', 'sdk, one by one', 'sdk']
+
+/** Ours in its modes beside DBOS and Restate. */
+export const stepsBenchmark: Benchmark = {
+  says: `Executes runs of ${perRun} steps that do nothing, so many at a time from one worker process; all that a run costs counts.`,
+  ours: 'tidebase, sdk',
+  figures: {
+    stepsPerSecond: { title: 'steps/s', better: 'more' },
+    p50ms: { title: 'a step p50, ms', better: 'less' },
+    p99ms: { title: 'a step p99, ms', better: 'less' },
+    clientCpuUs: { title: 'worker CPU, µs a step' },
+    serverMb: { title: 'server at most, MB' },
+  },
+  plan({ options: { quick, peers }, withServer, peer }, only) {
+    return (only ?? (quick ? [1, 8] : [1, 8, 32, 128])).flatMap((concurrent) => {
+      const setting = settingOf(concurrent)
+      // Some seconds of ours, at least.
+      const runs = quick ? concurrent : 80 + concurrent * 12
+      const steps = quick ? 2 : perRun
+      const ours = (quick && concurrent === 1 ? modes.slice(-1) : modes).map(
+        (mode) => () =>
+          withServer(async ({ url, pid }) => {
+            const figures = await benchSteps(url, { mode, concurrent, steps, runs })
+            return [{ system: `tidebase, ${mode}`, setting, figures: { ...figures, serverMb: await residentMb(pid) } }]
+          }),
+      )
+      const theirs = ['dbos-steps', 'restate-steps'].map(
+        (script) => async () => inSetting(setting, await peer(script, [concurrent, steps, runs])),
+      )
+      return peers ? [...ours, ...theirs] : ours
+    })
+  },
 }
+
+/** How the suite names so many runs at once. */
+export const settingOf = (concurrent: number) => `${concurrent} ${concurrent === 1 ? 'run' : 'runs'}`
 
 /** How a step is written. */
 export type Mode = 'record' | 'begin+complete' | 'sdk, one by one' | 'sdk'
@@ -29,7 +59,7 @@ const inputHash = 'b'.repeat(64)
 export async function benchSteps(
   url: string,
   { mode, concurrent, steps, runs }: { mode: Mode; concurrent: number; steps: number; runs: number },
-): Promise<StepsResult> {
+): Promise<Figures> {
   const client = connect(url)
   const tide = new Tidebase({ url, coalesce: mode === 'sdk' })
   const once = (ms: number[]) =>
@@ -43,8 +73,6 @@ export async function benchSteps(
   const { user, system } = process.cpuUsage(spent)
   client.close()
   return {
-    system: `tidebase, ${mode}`,
-    concurrent,
     stepsPerSecond: Math.round((runs * steps) / seconds),
     p50ms: round(percentile(ms, 0.5)),
     p99ms: round(percentile(ms, 0.99)),

@@ -7,16 +7,40 @@ import { startReconciler } from '../packages/tidebase/src/reconcile.ts'
 import { Wakeups } from '../packages/tidebase/src/wakeups.ts'
 import { connect, percentile, repeat, round } from './client.ts'
 
-/** One measurement. */
-export interface WaitsResult {
-  system: string
-  parked: number
-  /** From the first signal until the last run was claimed. */
-  wokenInS: number
-  wakeP50ms: number
-  wakeP99ms: number
-  /** Median round of the reconciler, by the number of runs that wait. */
-  tickMs: Record<number, number>
+import type { Benchmark, Figures } from './suite.ts'
+
+const tick = (waiting: number) => `tick${waiting}Ms`
+const waitingCounts = [0, 1_000, 10_000, 100_000]
+
+/** Parked runs, and the reconciler's rounds while many wait. */
+export const waitsBenchmark: Benchmark = {
+  says: 'Parks runs that wait for a signal and signals them all, then one at a time with an idle worker; rounds of a reconciler while many runs wait.',
+  ours: 'tidebase',
+  figures: {
+    wokenInS: { title: 'all parked runs woken and claimed, s' },
+    wakeP50ms: { title: 'one woken, idle worker has it p50, ms' },
+    wakeP99ms: { title: 'one woken p99, ms' },
+    ...Object.fromEntries(
+      waitingCounts.map((count) => [
+        tick(count),
+        { title: `round of the reconciler, ${count.toLocaleString('en')} waiting, ms` },
+      ]),
+    ),
+  },
+  plan({ options: { quick }, withServer }) {
+    const parked = quick ? 200 : 10_000
+    const load = { parked, wakes: quick ? 5 : 100, waiting: quick ? [0, 1_000] : [0, 10_000, 100_000] }
+    return [
+      () =>
+        withServer(async ({ url }, databaseUrl) => [
+          {
+            system: 'tidebase',
+            setting: `${parked.toLocaleString('en')} runs`,
+            figures: await benchWaits(url, databaseUrl, load),
+          },
+        ]),
+    ]
+  },
 }
 
 interface Claimed {
@@ -30,11 +54,11 @@ interface Claimed {
  * @param wakes how many are woken one after the other, with an idle worker
  * @param waiting numbers of waiting runs to measure the reconciler with
  */
-export async function benchWaits(
+async function benchWaits(
   url: string,
   databaseUrl: string,
   { parked, wakes, waiting }: { parked: number; wakes: number; waiting: number[] },
-): Promise<WaitsResult> {
+): Promise<Figures> {
   const client = connect(url)
   const queue = `bench-${Date.now()}`
   const leaseOwner = 'bench'
@@ -92,17 +116,15 @@ export async function benchWaits(
   }
   client.close()
   return {
-    system: 'tidebase',
-    parked,
     wokenInS: round(wokenInS),
     wakeP50ms: round(percentile(ms, 0.5)),
     wakeP99ms: round(percentile(ms, 0.99)),
-    tickMs: await tickTimes(databaseUrl, waiting),
+    ...(await tickTimes(databaseUrl, waiting)),
   }
 }
 
 /** Times rounds of a reconciler of its own, while more and more runs wait for a time that is far away. */
-async function tickTimes(databaseUrl: string, waiting: number[]): Promise<Record<number, number>> {
+async function tickTimes(databaseUrl: string, waiting: number[]): Promise<Figures> {
   const db = openDatabase({ connectionString: databaseUrl }, { timeoutMs: 120_000 })
   const engine: Engine = {
     db,
@@ -123,7 +145,7 @@ async function tickTimes(databaseUrl: string, waiting: number[]): Promise<Record
       throw error
     },
   })
-  const times: Record<number, number> = {}
+  const times: Figures = {}
   let there = 0
   for (const wanted of waiting) {
     await db.cold.query(
@@ -147,7 +169,7 @@ async function tickTimes(databaseUrl: string, waiting: number[]): Promise<Record
       await reconciler.tick()
       ms.push(performance.now() - began)
     }
-    times[wanted] = round(percentile(ms, 0.5))
+    times[tick(wanted)] = round(percentile(ms, 0.5))
   }
   await reconciler.close()
   await db.close()

@@ -31,6 +31,6 @@ const seconds = (performance.now() - began) / 1000
 ms.sort((a, b) => a - b)
 const at = (share) => Math.round((ms[Math.floor(ms.length * share)] ?? 0) * 100) / 100
 const stepsPerSecond = Math.round(ms.length / seconds)
-console.log(JSON.stringify({ system: 'DBOS 5.3.0', concurrent, stepsPerSecond, p50ms: at(0.5), p99ms: at(0.99) }))
+console.log(JSON.stringify({ system: 'DBOS 5.3.0', stepsPerSecond, p50ms: at(0.5), p99ms: at(0.99) }))
 await DBOS.shutdown()
 process.exit(0)

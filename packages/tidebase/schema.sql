@@ -48,7 +48,7 @@ create table tidebase.deliveries (
   PRIMARY KEY (project, run_id, id),
   CHECK ((kind = ANY (ARRAY['recovery'::text, 'invoke'::text, 'channel'::text]))),
   CHECK ((status = ANY (ARRAY['pending'::text, 'delivered'::text, 'failed'::text])))
-);
+) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_analyze_scale_factor=0.05);
 create index deliveries_due ON tidebase.deliveries USING btree (target, next_try_at) WHERE (status = 'pending'::text);
 create index deliveries_invoked ON tidebase.deliveries USING btree (project, created_at) WHERE (kind = 'invoke'::text);
 
@@ -76,7 +76,7 @@ create table tidebase.events (
   payload json not null,
   created_at timestamp with time zone default now() not null,
   PRIMARY KEY (project, run_id, seq)
-);
+) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_analyze_scale_factor=0.05);
 create index events_by_id ON tidebase.events USING btree (id, project);
 
 create table tidebase.gates (
@@ -319,7 +319,7 @@ create table tidebase.steps (
   PRIMARY KEY (project, run_id, id),
   CHECK ((review = ANY (ARRAY['open'::text, 'fail'::text]))),
   CHECK ((status = ANY (ARRAY['running'::text, 'completed'::text, 'failed_retryable'::text, 'manual_review'::text, 'failed'::text])))
-) with (fillfactor=85);
+) with (fillfactor=85, autovacuum_vacuum_scale_factor=0.02, autovacuum_analyze_scale_factor=0.05);
 
 create table tidebase.stream_chunks (
   project integer not null,
@@ -359,7 +359,7 @@ create table tidebase.usage (
   metadata json default '{}'::json not null,
   created_at timestamp with time zone default now() not null,
   PRIMARY KEY (run_id, id, project)
-);
+) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_analyze_scale_factor=0.05);
 create index usage_by_time ON tidebase.usage USING btree (project, created_at);
 
 create table tidebase.waits (

@@ -2,7 +2,7 @@
 // it holds no connection and no timer, so there is nothing to close.
 import { type BeginOptions, type Engine, type Workflow, type WorkflowFn, workflowFn } from './engine.ts'
 import { TidebaseError } from './errors.ts'
-import { resume } from './execute.ts'
+import { resume, start } from './execute.ts'
 import { Project } from './project.ts'
 import { type EnqueueOptions, enqueue, Queues, Schedules } from './queues.ts'
 import { Runs } from './runs.ts'
@@ -145,11 +145,12 @@ export class Tidebase {
     const name = typeof workflow === 'string' ? workflow : workflow.name
     const registered = given ? undefined : workflowFn(this.#engine, name)
     const { runId, leaseOwner, leaseWaitMs = 75_000, signal, ...fresh } = options
-    const id = runId ?? (await this.runs.create(name, fresh)).id
-    if (runId) await this.#checkName(runId, name)
     const begin = { leaseOwner, leaseWaitMs, signal }
-    if (given) return this.#engine.resume(id, given, begin)
-    return registered && this.#engine.resume(id, registered, begin)
+    const execute = <I, O>(fn: WorkflowFn<I, O>) =>
+      runId ? this.#engine.resume(runId, fn, begin) : start(this.#engine, name, fresh, fn, begin)
+    if (runId) await this.#checkName(runId, name)
+    if (given) return execute(given)
+    return registered && execute(registered)
   }
 
   /** Asked before anything is begun: to execute a run with another workflow's code would spoil it. */

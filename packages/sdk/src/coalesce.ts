@@ -1,6 +1,6 @@
 // Calls that are made together leave together: those of one turn of the event loop, or those that were made while two
-// requests were under way, go out as one POST /batch, and come back each with its own answer. It is a way to send like any other; repeating, time limits and errors are the
-// transport's, per call.
+// requests were under way, go out as one POST /batch, and come back each with its own answer. Repeating, patience and
+// errors are the transport's, per call.
 //
 //   one call           ─▶ its own request, as if this were not here
 //   several            ─▶ /batch ─▶ 200: each has its answer; a call the server wants alone is sent alone
@@ -10,7 +10,7 @@
 //
 // Invariants: on an idle client a call waits for nothing but the end of the turn, and never for long behind slow ones;
 // one that was given up takes no other with it, and the request ends with the last of its calls.
-import type { Answer, Outgoing, Send, Sending } from './send.ts'
+import type { Send, Sending } from './send.ts'
 import { property } from './thrown.ts'
 
 /** Longest body of a call that travels with others, characters: large ones would keep them waiting. */
@@ -28,126 +28,180 @@ const refusedMs = 600_000
 /** The server will do it when asked again. */
 const transient: ReadonlySet<number> = new Set([408, 425, 429])
 
-interface Member {
-  request: Outgoing
-  resolve(answer: Answer | PromiseLike<Answer>): void
-  reject(error: unknown): void
-  gone: boolean
-  /** Breaks off what carries it, once it left. */
-  cancel: () => void
+/** A call as it stands in a batch. */
+export interface BatchCall {
+  /** The operation's name in the contract. */
+  readonly name: string
+  readonly params: unknown
+  /** JSON. */
+  readonly body: string | undefined
 }
 
-/**
- * A way to send that puts calls together.
- *
- * @param send how requests leave
- * @param url of the server
- * @param headers that every call carries; calls with others must not come here
- */
-export function coalescing(send: Send, url: string, headers: Record<string, string>): Send {
-  let pending: Member[] = []
-  let refusedUntil = 0
-  let longest = maxLength
-  let underWay = 0
-  let scheduled = false
+/** What a call was answered with. */
+export interface Answered {
+  status: number
+  /** `Retry-After`, where there is one. */
+  retryAfter: string | null
+  /** Undefined when the answer was not JSON. */
+  json: { value: unknown } | undefined
+}
 
-  const alone = (member: Member, over = () => {}) => {
-    if (member.gone) return over()
-    const sending = send(member.request)
-    member.cancel = sending.cancel
-    member.resolve(sending.answer)
-    sending.answer.then(over, over)
+/** The call must be sent alone; `over` is to be called when that is done. */
+export interface Alone {
+  over(): void
+}
+
+interface Member {
+  call: BatchCall
+  settle(got: Answered | Alone): void
+  fail(error: unknown): void
+  gone: boolean
+  /** What carries it, once it left. */
+  carrier: Carrier | undefined
+}
+
+interface Carrier {
+  sending: Sending
+  /** How many of its calls were not given up. */
+  left: number
+}
+
+/** A call that stands in a queue or in a request. */
+export interface Joined {
+  outcome: Promise<Answered | Alone>
+  /** Gives it up: the outcome is that error. */
+  cancel(error: Error): void
+}
+
+/** Puts the calls of one client together. */
+export class Batches {
+  readonly #send: Send
+  readonly #url: string
+  readonly #headers: Record<string, string>
+  readonly #timeoutMs: number
+  #pending: Member[] = []
+  #refusedUntil = 0
+  #longest = maxLength
+  #underWay = 0
+  #scheduled = false
+
+  /**
+   * @param send how requests leave
+   * @param url of the server
+   * @param headers that every call carries; calls with others must not come here
+   * @param timeoutMs how long a request may take
+   */
+  constructor(send: Send, url: string, headers: Record<string, string>, timeoutMs: number) {
+    this.#send = send
+    this.#url = url
+    this.#headers = { ...headers, 'content-type': 'application/json' }
+    this.#timeoutMs = timeoutMs
   }
 
-  const schedule = () => {
-    if (scheduled || pending.length === 0 || underWay >= atOnce) return
-    scheduled = true
-    afterThisTurn(flush)
+  /** Whether a body may travel with others. */
+  takes(body: string | undefined): boolean {
+    return body === undefined || body.length <= smallBody
   }
 
-  const flush = () => {
-    scheduled = false
-    pending = pending.filter(({ gone }) => !gone)
-    if (performance.now() < refusedUntil) {
-      for (const member of pending.splice(0)) alone(member)
+  /** Sends a call with the next request. Its outcome rejects when the connection fails or the time is over. */
+  join(call: BatchCall): Joined {
+    const member: Member = { call, settle: nothing, fail: nothing, gone: false, carrier: undefined }
+    const outcome = new Promise<Answered | Alone>((resolve, reject) => {
+      member.settle = resolve
+      member.fail = reject
+    })
+    this.#pending.push(member)
+    this.#schedule()
+    return { outcome, cancel: (error) => giveUp(member, error) }
+  }
+
+  #schedule(): void {
+    if (this.#scheduled || this.#pending.length === 0 || this.#underWay >= atOnce) return
+    this.#scheduled = true
+    afterThisTurn(() => this.#flush())
+  }
+
+  #flush(): void {
+    this.#scheduled = false
+    this.#pending = this.#pending.filter(({ gone }) => !gone)
+    if (performance.now() < this.#refusedUntil) {
+      for (const { settle } of this.#pending.splice(0)) settle({ over: nothing })
       return
     }
-    while (pending.length > 0 && underWay < atOnce) {
-      const group = pending.splice(0, fitting(pending, longest))
-      const over = occupy()
+    while (this.#pending.length > 0 && this.#underWay < atOnce) {
+      const group = this.#pending.splice(0, fitting(this.#pending, this.#longest))
+      const over = this.#occupy()
       const [first] = group
-      if (first && group.length === 1) alone(first, over)
-      else void together(group).finally(over)
+      if (first && group.length === 1) first.settle({ over })
+      else void this.#together(group).finally(over)
     }
   }
 
   /** Counts a request as under way until the returned function is called, or it turns out to be slow. */
-  const occupy = () => {
-    underWay++
+  #occupy(): () => void {
+    this.#underWay++
     let counted = true
     const over = () => {
       clearTimeout(timer)
       if (!counted) return
       counted = false
-      underWay--
-      schedule()
+      this.#underWay--
+      this.#schedule()
     }
     const timer = setTimeout(over, slowMs)
     return over
   }
 
-  const together = async (members: Member[]) => {
-    const sending = send({
-      url: `${url}/batch`,
+  async #together(members: Member[]): Promise<void> {
+    const sending = this.#send({
+      url: `${this.#url}/batch`,
       method: 'POST',
-      headers: { ...headers, 'content-type': 'application/json' },
-      body: `{"calls":[${members.map(({ request }) => asCall(request, url)).join(',')}]}`,
+      headers: this.#headers,
+      body: `{"calls":[${members.map(({ call }) => asJson(call)).join(',')}]}`,
     })
-    let left = members.length
-    for (const member of members) {
-      member.cancel = () => {
-        if (--left === 0) sending.cancel()
-      }
-    }
+    const carrier = { sending, left: members.length }
+    for (const member of members) member.carrier = carrier
+    let late = false
+    const timer = setTimeout(() => {
+      late = true
+      sending.cancel()
+    }, this.#timeoutMs)
     try {
       const answer = await sending.answer
       const { status } = answer
-      const reply = await answer.json()
-      if (status === 403 || status === 404 || status === 405) refusedUntil = performance.now() + refusedMs
-      if (status === 413) longest = Math.max(smallBody, longest / 2)
+      const json = await answer.json()
+      if (status === 403 || status === 404 || status === 405) this.#refusedUntil = performance.now() + refusedMs
+      if (status === 413) this.#longest = Math.max(smallBody, this.#longest / 2)
       const refused = status >= 400 && status < 500 && !transient.has(status)
-      const answers = status === 200 ? property(reply?.value, 'answers') : undefined
+      const answers = status === 200 ? property(json?.value, 'answers') : undefined
       const fits = Array.isArray(answers) && answers.length === members.length
-      for (const [n, member] of members.entries()) {
+      for (let n = 0; n < members.length; n++) {
         const mine: unknown = fits ? answers[n] : undefined
-        if (refused || property(property(mine, 'body'), 'code') === 'not_in_batch') alone(member)
-        else if (mine !== undefined) member.resolve(ownAnswer(mine))
+        const got = mine === undefined ? undefined : ownAnswer(mine)
+        const { settle } = members[n] ?? { settle: nothing }
+        if (refused || (got && got.status >= 400 && property(got.json?.value, 'code') === 'not_in_batch'))
+          settle({ over: nothing })
         // An outage, a redirection, a proxy's page: it means the same to all of them.
-        else member.resolve({ ...answer, json: async () => (status === 200 ? undefined : reply) })
+        else
+          settle(got ?? { status, retryAfter: answer.header('retry-after'), json: status === 200 ? undefined : json })
       }
     } catch (error) {
-      for (const { reject } of members) reject(error)
+      const why = late ? new Error(`no answer within ${this.#timeoutMs} ms`, { cause: error }) : error
+      for (const { fail } of members) fail(why)
+    } finally {
+      clearTimeout(timer)
     }
   }
+}
 
-  return (request): Sending => {
-    if ((request.body?.length ?? 0) > smallBody) return send(request)
-    let member: Member | undefined
-    const answer = new Promise<Answer>((resolve, reject) => {
-      member = { request, resolve, reject, gone: false, cancel: () => {} }
-      pending.push(member)
-      schedule()
-    })
-    return {
-      answer,
-      cancel() {
-        if (!member || member.gone) return
-        member.gone = true
-        member.reject(new Error('the call was given up'))
-        member.cancel()
-      },
-    }
-  }
+const nothing = () => {}
+
+function giveUp(member: Member, error: Error): void {
+  if (member.gone) return
+  member.gone = true
+  member.fail(error)
+  const { carrier } = member
+  if (carrier && --carrier.left === 0) carrier.sending.cancel()
 }
 
 /** Runs once everything that is ready now has had its turn. */
@@ -157,27 +211,24 @@ const afterThisTurn: (work: () => void) => void =
 /** How many of the calls fit into one request; at least one. */
 function fitting(members: Member[], longest: number): number {
   let room = longest
-  const end = members.findIndex(({ request }, n) => {
-    room -= request.body?.length ?? 0
+  const end = members.findIndex(({ call }, n) => {
+    room -= call.body?.length ?? 0
     return n > 0 && (room < 0 || n >= maxCalls)
   })
   return end < 0 ? members.length : end
 }
 
-function asCall({ url, method, body }: Outgoing, server: string): string {
-  const path = JSON.stringify(url.slice(server.length))
-  return `{"method":"${method}","path":${path}${body === undefined ? '' : `,"body":${body}`}}`
+function asJson({ name, params, body }: BatchCall): string {
+  const called = `{"route":"${name}","params":${JSON.stringify(params ?? {})}`
+  return body === undefined ? `${called}}` : `${called},"body":${body}}`
 }
 
-function ownAnswer(answer: unknown): Answer {
+function ownAnswer(answer: unknown): Answered {
   const headers = property(answer, 'headers')
+  const retryAfter = headers === undefined ? undefined : property(headers, 'retry-after')
   return {
     status: Number(property(answer, 'status')),
-    header(name) {
-      const value = property(headers, name)
-      return typeof value === 'string' ? value : null
-    },
-    json: async () => ({ value: property(answer, 'body') }),
-    async *chunks() {},
+    retryAfter: typeof retryAfter === 'string' ? retryAfter : null,
+    json: { value: property(answer, 'body') },
   }
 }

@@ -8,17 +8,49 @@
 import { backoff, delay } from './abort.ts'
 import type { BeginOptions, Engine, WorkflowFn } from './engine.ts'
 import { LeaseLostError, RunCancelledError, RunLeasedError, TidebaseError } from './errors.ts'
-import { newOwner } from './ids.ts'
+import { newOwner, newRunId } from './ids.ts'
 import { Lease } from './lease.ts'
 import { RunContext } from './run.ts'
 import { errorText, failureClassOf, property } from './thrown.ts'
-import { type Checkpoint, type Run, recorded } from './types.ts'
+import { type Checkpoint, type NewRunOptions, type Run, recorded } from './types.ts'
 
 /** A run with the right to execute it. */
 export interface Held {
   run: Run
   leaseOwner: string
   checkpoints: readonly Checkpoint[]
+}
+
+/** The name of a lease's owner. @throws TidebaseError `invalid_lease_owner` */
+function ownerOf({ leaseOwner: owner = newOwner('sdk') }: BeginOptions): string {
+  if (/^[\x20-\x7e]{1,300}$/.test(owner)) return owner
+  throw new TidebaseError(`"${owner}" cannot name a lease.`, {
+    code: 'invalid_lease_owner',
+    hint: 'Use 1 to 300 printable ASCII characters.',
+  })
+}
+
+/**
+ * Creates a run, begins it in the same call, and executes it.
+ *
+ * @throws what the workflow throws, and as `begin`
+ */
+export async function start<Input, Output>(
+  engine: Engine,
+  workflowName: string,
+  fresh: NewRunOptions,
+  fn: WorkflowFn<Input, Output>,
+  options: BeginOptions,
+): Promise<Output> {
+  const leaseOwner = ownerOf(options)
+  const created = await engine.transport.call('createRun', {
+    params: { workflowName },
+    body: { ...fresh, id: newRunId(), begin: { leaseOwner } },
+    signal: options.signal,
+  })
+  // Without an owner the call was repeated, or the server is older than this.
+  if (created.leaseOwner === undefined) return resume(engine, created.run.id, fn, { ...options, leaseOwner })
+  return execute(engine, { run: created.run, leaseOwner, checkpoints: [] }, fn, options)
 }
 
 /**
@@ -28,12 +60,7 @@ export interface Held {
  * @throws RunLeasedError while another worker holds it; RunCancelledError
  */
 export async function begin(engine: Engine, runId: string, options: BeginOptions): Promise<Held | { done: Run }> {
-  const owner = options.leaseOwner ?? newOwner('sdk')
-  if (!/^[\x20-\x7e]{1,300}$/.test(owner))
-    throw new TidebaseError(`"${owner}" cannot name a lease.`, {
-      code: 'invalid_lease_owner',
-      hint: 'Use 1 to 300 printable ASCII characters.',
-    })
+  const owner = ownerOf(options)
   const patience = options.leaseWaitMs ?? 0
   const started = performance.now()
   for (let attempt = 0; ; attempt++) {
@@ -121,9 +148,11 @@ export async function complete(engine: Engine, lease: Lease, run: Run, result: u
   try {
     const reply = await lease.call('completeRun', {
       params: { runId: run.id },
-      body: { result, leaseOwner: lease.owner },
+      body: { result, leaseOwner: lease.owner, brief: true },
     })
-    if (reply.run.status === 'cancelled') lease.lose(new RunCancelledError(run.id))
+    // A server that is older than `brief` answers with the run.
+    const { status } = 'run' in reply ? reply.run : reply
+    if (status === 'cancelled') lease.lose(new RunCancelledError(run.id))
     lease.check()
   } catch (error) {
     // A heartbeat that was under way finds the lease given back and stops everything, this call too, before its answer

@@ -4,7 +4,8 @@
 // then a FanoutError with all results is thrown. A resumed run repeats only what is not recorded.
 import { FanoutError, TidebaseError } from './errors.ts'
 import type { Lease } from './lease.ts'
-import type { StepContext, StepOptions, Steps } from './steps.ts'
+import type { StepOptions, Steps } from './steps.ts'
+import type { StepContext } from './tries.ts'
 
 /** How the items run. The step options apply to each of them. */
 export interface FanoutOptions<Item> extends Omit<StepOptions, 'input' | 'idempotencyKey'> {

@@ -26,9 +26,10 @@ export type { RunContext, UsageEntry } from './run.ts'
 export type { Attached, ListOptions, Runs } from './runs.ts'
 export type { Fetch } from './send.ts'
 export type { SaveNote, SnapshotNote, Snapshots, StateNote, States } from './state.ts'
-export type { StepContext, StepFn, StepOptions } from './steps.ts'
+export type { StepOptions } from './steps.ts'
 export type { StreamWriter } from './streams.ts'
 export type { FeedOptions, SubscribeOptions } from './subscribe.ts'
+export type { StepContext, StepFn } from './tries.ts'
 export type {
   ChannelInput,
   Checkpoint,

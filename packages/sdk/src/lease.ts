@@ -84,13 +84,16 @@ export class Lease {
    */
   async call<N extends CallName>(name: N, request: CallRequest<N>): Promise<CallReply<N>> {
     this.check()
-    const send = () => this.#transport.call(name, { ...request, signal: request.signal ?? this.signal })
+    const busy = idleCalls.has(name) ? 0 : 1
+    this.#busy += busy
     try {
-      return await (idleCalls.has(name) ? send() : this.during(send))
+      return await this.#transport.call(name, { ...request, signal: request.signal ?? this.signal })
     } catch (error) {
       if (isLoss(error)) this.lose(error)
       this.check()
       throw error
+    } finally {
+      this.#busy -= busy
     }
   }
 

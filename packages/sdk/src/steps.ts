@@ -9,22 +9,15 @@
 // Invariants: a recorded output wins over a computed one; the function of a step that is recorded never runs; a step
 // called twice at once runs once.
 import { resumeDecision } from '@tidebase/wire/contract'
-import { backoff, delay, onAbort } from './abort.ts'
+import { backoff, delay } from './abort.ts'
 import type { CallReply } from './endpoints.ts'
-import {
-  InputMismatchError,
-  ManualReviewError,
-  RunCancelledError,
-  StepError,
-  StepTimeoutError,
-  TidebaseError,
-} from './errors.ts'
+import { InputMismatchError, ManualReviewError, RunCancelledError, StepError, TidebaseError } from './errors.ts'
 import { inputHash } from './hash.ts'
 import type { Lease } from './lease.ts'
 import type { Parking } from './parking.ts'
 import { errorWithStack } from './stack.ts'
-import { StreamWriter } from './streams.ts'
 import { errorText, property } from './thrown.ts'
+import { inTime, isThenable, Scope, type StepFn } from './tries.ts'
 import { type Checkpoint, recorded } from './types.ts'
 
 /** How a step runs, and what may happen to it when it is not known how it ended. */
@@ -52,25 +45,6 @@ export interface StepOptions {
   /** Which credentials it uses (names, never secrets). For people. */
   credentials?: unknown
 }
-
-/** What a step's function gets. */
-export interface StepContext {
-  /** Aborts at the time limit and when the run is over. Pass it on to `fetch` and the like. */
-  signal: AbortSignal
-  /** 1 for the first try in this execution. */
-  attempt: number
-  /** The name the step is recorded under. */
-  name: string
-  idempotencyKey: string | undefined
-  /**
-   * Shows text to those who watch the run while the step works, such as the tokens of a model as they come. It is
-   * sent now and then, never waited for, and gone when the step is recorded: what matters belongs into the output.
-   */
-  stream(chunk: string): void
-}
-
-/** The work of a step. Its output is recorded as JSON. */
-export type StepFn<T> = (step: StepContext) => T | Promise<T>
 
 type Tried<T> = { attempt: number } & ({ value: T } | { error: unknown })
 /** A step with everything that identifies it on the wire. */
@@ -152,10 +126,15 @@ export class Steps {
 
   async #runThenRecord<T>(step: Call, fn: StepFn<T>): Promise<T> {
     const startedAt = new Date().toISOString()
-    const note = this.#note(step)
-    const tried = await this.#try(step, fn, note.again)
-    note.cancel()
-    if ('error' in tried) return this.#fail<T>(step, tried, await note.sent())
+    let note: Note | undefined
+    const tried = await this.#try(step, fn, {
+      onWait: () => {
+        note ??= this.#note(step)
+      },
+      beforeRetry: async (error) => note?.again(error),
+    })
+    note?.cancel()
+    if ('error' in tried) return this.#fail<T>(step, tried, await note?.sent())
     try {
       const reply = await this.#untilFree(() =>
         this.#lease.call('recordStep', {
@@ -181,7 +160,7 @@ export class Steps {
     const begun = await this.#beginReviewed(step)
     if (begun.action !== 'execute') return recorded<T>(this.#settled(step, begun))
     const stepId = begun.step.id
-    const tried = await this.#try(step, fn, (error) => this.#begin(step, error))
+    const tried = await this.#try(step, fn, { beforeRetry: (error) => this.#begin(step, error) })
     if ('error' in tried) return this.#fail<T>(step, tried, stepId)
     try {
       await this.#lease.call('completeStep', {
@@ -269,7 +248,7 @@ export class Steps {
   }
 
   /** Tells the server, after a while and without waiting for it, that the step is running; and each further try of it. */
-  #note(step: Call) {
+  #note(step: Call): Note {
     let sent: Promise<string | undefined> | undefined
     const tell = async (known?: string, error?: unknown) => {
       const call = { ...this.#beginning(step, error), retryForMs: 0, timeoutMs: 5_000 }
@@ -282,15 +261,10 @@ export class Steps {
     }, noteAfterMs)
     return {
       cancel: () => clearTimeout(timer),
-      /** Of a step that nobody has heard of yet, the tries are not worth a write each. */
-      again: async (error: unknown) => {
+      again: async (error) => {
         sent = sent?.then((known) => tell(known, error))
         await sent
       },
-      /**
-       * The step's id, where it was begun. A note that arrives after the step failed would show it running for ever;
-       * after a record it is harmless.
-       */
       sent: async () => sent,
     }
   }
@@ -299,50 +273,47 @@ export class Steps {
     return { name: step.name, inputHash: step.hash, input: step.options.input, options: wireOptions(step.options) }
   }
 
-  /** Tries the function as often as it may be tried. Throws only what ended the run. */
-  async #try<T>(step: Call, fn: StepFn<T>, beforeRetry: (error: unknown) => Promise<unknown>): Promise<Tried<T>> {
+  /**
+   * Tries the function as often as it may be tried. Throws only what ended the run.
+   *
+   * @param hooks `onWait` is called when there is something to wait for, `beforeRetry` before the function runs again
+   */
+  async #try<T>(
+    step: Call,
+    fn: StepFn<T>,
+    hooks: { onWait?: () => void; beforeRetry: (error: unknown) => Promise<unknown> },
+  ): Promise<Tried<T>> {
     const { retries = 0, backoffMs = 500 } = step.options
     for (let attempt = 1; ; attempt++) {
+      const scope = new Scope(this.#lease, step.name, step.options.idempotencyKey, attempt)
       try {
-        return { attempt, value: await this.#attempt(step, fn, attempt) }
+        const work = fn(scope)
+        if (!isThenable(work)) return { attempt, value: work }
+        hooks.onWait?.()
+        return { attempt, value: await inTime(this.#lease, scope, work, step.options.timeoutMs) }
       } catch (error) {
         this.#lease.check()
         if (attempt > retries || property(error, 'retryable') === false) return { attempt, error }
+        hooks.onWait?.()
         await delay(backoff(attempt - 1, backoffMs, Math.max(backoffMs, 30_000)), this.#lease.signal)
-        await beforeRetry(error)
+        await hooks.beforeRetry(error)
+      } finally {
+        scope.end()
       }
     }
   }
+}
 
-  /** One try, within its time limit. A function that ignores its signal is left behind, not waited for. */
-  async #attempt<T>(step: Call, fn: StepFn<T>, attempt: number): Promise<T> {
-    const { timeoutMs, idempotencyKey } = step.options
-    const controller = new AbortController()
-    let timer: ReturnType<typeof setTimeout> | undefined
-    let unwatch = () => {}
-    let writer: StreamWriter | undefined
-    const stream = (chunk: string) => {
-      writer ??= new StreamWriter(this.#lease, step.name)
-      writer.write(chunk)
-    }
-    try {
-      return await new Promise<T>((resolve, reject) => {
-        const stop = (reason: unknown) => {
-          controller.abort(reason)
-          reject(reason)
-        }
-        unwatch = onAbort(this.#lease.signal, () => stop(this.#lease.signal.reason))
-        if (timeoutMs) timer = setTimeout(() => stop(new StepTimeoutError(step.name, timeoutMs)), timeoutMs)
-        // Not `resolve(promise)`: a promise that was resolved with another cannot be rejected any more.
-        const work = fn({ signal: controller.signal, attempt, name: step.name, idempotencyKey, stream })
-        Promise.resolve(work).then(resolve, reject)
-      })
-    } finally {
-      clearTimeout(timer)
-      unwatch()
-      writer?.stop()
-    }
-  }
+/** Tells, after a while, that a step is running. */
+interface Note {
+  cancel(): void
+  /** Before another try. Of a step that nobody has heard of yet, the tries are not worth a write each. */
+  again(error: unknown): Promise<void>
+  /**
+   * The step's id, where it was begun. A note that arrives after the step failed would show it running for ever; after a
+   * record it is harmless.
+   */
+  sent(): Promise<string | undefined>
 }
 
 /** Whether the output itself is at fault: it cannot be recorded, however often that is tried. */

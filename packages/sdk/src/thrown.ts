@@ -7,8 +7,10 @@
  * @param key the property's name
  */
 export function property(value: unknown, key: string): unknown {
-  return typeof value === 'object' && value !== null ? Reflect.get(value, key) : undefined
+  return isRecord(value) ? value[key] : undefined
 }
+
+const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null
 
 /**
  * The text of an error as it is recorded: name and message, never the stack.

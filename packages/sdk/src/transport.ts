@@ -3,7 +3,7 @@
 // Invariants: a call is repeated only while no usable answer comes (every route is safe to repeat); every try has a time limit; nothing (timer,
 // listener, request) outlives the call; the API key appears in no error.
 import { backoff, delay, onAbort } from './abort.ts'
-import { coalescing } from './coalesce.ts'
+import { type Alone, type Answered, Batches } from './coalesce.ts'
 import {
   type CallName,
   type CallOptions,
@@ -34,8 +34,10 @@ const firstContactMs = 3_000
 // A server that fails to answer may fail for this very request; it is not asked for as long as one that is away.
 const internalErrorTries = 3
 
-/** The calls that executions make again and again, and whose answers are short. */
+/** The calls that are made again and again, and whose answers are short. */
 const together: ReadonlySet<CallName> = new Set<CallName>([
+  'createRun',
+  'enqueue',
   'heartbeatRun',
   'beginStep',
   'recordStep',
@@ -44,16 +46,16 @@ const together: ReadonlySet<CallName> = new Set<CallName>([
   'completeRun',
 ])
 
-/** Takes what is wanted of a good answer. */
-type Read<T> = (got: { answer: Answer; cancel(): void }) => Promise<T>
+/** What one try came to. */
+type Outcome<T> = { value: T } | { error: TidebaseError; retryAfterMs?: number | undefined }
 
 /** Makes calls to one server. */
 export class Transport {
   readonly url: string
-  #options: TransportOptions
-  #headers: Record<string, string>
-  #send: Send
-  #sendTogether: Send
+  readonly #options: TransportOptions
+  readonly #headers: Record<string, string>
+  readonly #send: Send
+  readonly #batches: Batches | undefined
   #reached = false
 
   constructor(options: TransportOptions) {
@@ -67,7 +69,7 @@ export class Transport {
       })
     this.#send = sender(this.url, options.fetch)
     this.#headers = { accept: 'application/json', ...(key ? { authorization: `Bearer ${key}` } : {}) }
-    this.#sendTogether = options.coalesce ? coalescing(this.#send, this.url, this.#headers) : this.#send
+    if (options.coalesce) this.#batches = new Batches(this.#send, this.url, this.#headers, options.timeoutMs)
   }
 
   /**
@@ -80,18 +82,20 @@ export class Transport {
    *   time; the signal's reason when it aborts
    */
   async call<N extends CallName>(name: N, request: CallRequest<N>): Promise<CallReply<N>> {
-    const { status, reply } = await this.#insist(name, request, async ({ answer }) => ({
-      status: answer.status,
-      reply: await answer.json(),
-    }))
-    if (reply === undefined)
+    const call = new Call(this.url, this.#headers, name, request)
+    const batches =
+      together.has(name) && !request.headers && this.#batches?.takes(call.body) ? this.#batches : undefined
+    const { status, json } = await this.#insist(request, () =>
+      batches ? this.#together(batches, call, request) : this.#alone(call, request, answered),
+    )
+    if (json === undefined)
       throw new TidebaseError(`${this.url} answered ${status} with something that is not JSON.`, {
         status,
         code: 'bad_reply',
         hint: 'Check that TIDEBASE_URL is the address of a Tidebase server, not of a proxy’s page.',
       })
     // The server's replies are taken at their word: that they match the contract is the server's to prove.
-    return reply.value as CallReply<N>
+    return json.value as CallReply<N>
   }
 
   /**
@@ -100,55 +104,65 @@ export class Transport {
    * @returns the pieces of the stream, and a way to leave it
    * @throws as `call`
    */
-  stream<N extends 'streamEvents' | 'streamProjectEvents'>(name: N, request: CallRequest<N>): Promise<Chunks> {
-    return this.#insist(name, request, async ({ answer, cancel }) => ({ chunks: answer.chunks(), cancel }))
+  async stream<N extends 'streamEvents' | 'streamProjectEvents'>(name: N, request: CallRequest<N>): Promise<Chunks> {
+    const call = new Call(this.url, this.#headers, name, request)
+    return await this.#insist(request, () =>
+      this.#alone(call, request, async (answer, cancel) => ({ chunks: answer.chunks(), cancel })),
+    )
   }
 
-  async #insist<N extends CallName, T>(name: N, request: CallRequest<N>, read: Read<T>): Promise<T> {
-    const [method, path] = endpoints[name]
-    const params: unknown = 'params' in request ? request.params : undefined
-    const body = 'body' in request && request.body !== undefined ? encode(name, request.body) : undefined
-    const outgoing: Outgoing = {
-      url: this.url + fill(path, params) + queryString(request.query),
-      method,
-      headers: {
-        ...this.#headers,
-        ...(body === undefined ? {} : { 'content-type': 'application/json' }),
-        ...request.headers,
-      },
-      body,
-    }
-    const send = together.has(name) && request.headers === undefined ? this.#sendTogether : this.#send
-    const runId = property(params, 'runId')
+  /** Tries until an answer can be used, the patience ends, or the signal aborts. */
+  async #insist<T>(options: CallOptions, once: () => Promise<Outcome<T>>): Promise<T> {
     const started = performance.now()
     for (let attempt = 0; ; attempt++) {
-      request.signal?.throwIfAborted()
-      const outcome = await this.#once(send, outgoing, request, typeof runId === 'string' ? runId : '', read)
+      options.signal?.throwIfAborted()
+      const outcome = await once()
       if ('value' in outcome) return outcome.value
       const { error, retryAfterMs } = outcome
-      if (request.signal?.aborted) throw request.signal.reason
+      options.signal?.throwIfAborted()
       if (!error.retryable || error.code === 'run_leased') throw error
       if (error.status === 500 && attempt + 1 >= internalErrorTries) throw error
-      const patience = request.retryForMs ?? this.#patience()
+      const patience = options.retryForMs ?? this.#patience()
       const pause = Math.max(backoff(attempt), retryAfterMs ?? 0)
       if (performance.now() - started + pause > patience) throw error
-      await delay(pause, request.signal)
+      await delay(pause, options.signal)
     }
   }
 
-  async #once<T>(
-    send: Send,
-    outgoing: Outgoing,
+  /** One try in the company of others. */
+  async #together(batches: Batches, call: Call, options: CallOptions): Promise<Outcome<Answered>> {
+    const { outcome, cancel } = batches.join(call)
+    const { timeoutMs } = options
+    const unwatch = onAbort(options.signal, () => cancel(new Error('the call was given up')))
+    // The usual time limit is the request's.
+    const timer =
+      timeoutMs === undefined ? undefined : setTimeout(() => cancel(new Error(noAnswerWithin(timeoutMs))), timeoutMs)
+    let got: Answered | Alone
+    try {
+      got = await outcome
+    } catch (error) {
+      return { error: new UnreachableError(this.url, networkText(error), error) }
+    } finally {
+      clearTimeout(timer)
+      unwatch()
+    }
+    if ('over' in got) return this.#alone(call, options, answered).finally(got.over)
+    this.#reached = true
+    return isGood(got.status) ? { value: got } : this.#refusal(call, got, null)
+  }
+
+  /** One try as a request of its own. @param read takes what is wanted of a good answer */
+  async #alone<T>(
+    call: Call,
     options: CallOptions,
-    runId: string,
-    read: Read<T>,
-  ): Promise<{ value: T } | { error: TidebaseError; retryAfterMs?: number | undefined }> {
+    read: (answer: Answer, cancel: () => void) => Promise<T>,
+  ): Promise<Outcome<T>> {
     const limit = options.timeoutMs ?? this.#options.timeoutMs
     let late = false
     let unwatch = () => {}
     let timer: ReturnType<typeof setTimeout> | undefined
     try {
-      const sending = send(outgoing)
+      const sending = this.#send(call)
       unwatch = onAbort(options.signal, () => sending.cancel())
       timer = setTimeout(() => {
         late = true
@@ -156,26 +170,73 @@ export class Transport {
       }, limit)
       const answer = await sending.answer
       this.#reached = true
-      const { status } = answer
-      if (status >= 200 && status < 300) return { value: await read({ answer, cancel: sending.cancel }) }
-      const reply = await answer.json()
-      if (status < 400) return { error: redirected(this.url, status, answer.header('location')) }
-      return {
-        error: errorFromReply(status, reply?.value, runId),
-        retryAfterMs: retryAfter(answer.header('retry-after')),
-      }
+      if (isGood(answer.status)) return { value: await read(answer, sending.cancel) }
+      return this.#refusal(call, await answered(answer), answer.header('location'))
     } catch (error) {
-      return {
-        error: new UnreachableError(this.url, late ? `no answer within ${limit} ms` : networkText(error), error),
-      }
+      return { error: new UnreachableError(this.url, late ? noAnswerWithin(limit) : networkText(error), error) }
     } finally {
       clearTimeout(timer)
       unwatch()
     }
   }
 
+  #refusal(call: Call, { status, json, retryAfter }: Answered, location: string | null) {
+    if (status < 400) return { error: redirected(this.url, status, location) }
+    return { error: errorFromReply(status, json?.value, call.runId), retryAfterMs: retryAfterMs(retryAfter) }
+  }
+
   #patience(): number {
     return this.#reached ? this.#options.retryForMs : Math.min(this.#options.retryForMs, firstContactMs)
+  }
+}
+
+const isGood = (status: number) => status >= 200 && status < 300
+
+async function answered(answer: Answer): Promise<Answered> {
+  return { status: answer.status, retryAfter: answer.header('retry-after'), json: await answer.json() }
+}
+
+/** A call, checked and encoded. What only a request of its own needs is made when it is asked for: most travel together. */
+class Call implements Outgoing {
+  readonly name: CallName
+  readonly params: unknown
+  readonly body: string | undefined
+  readonly #server: string
+  readonly #headers: Record<string, string>
+  readonly #request: CallOptions & { query?: Query }
+
+  /** @throws TidebaseError `invalid_name`, `not_json` */
+  constructor(
+    server: string,
+    headers: Record<string, string>,
+    name: CallName,
+    request: CallOptions & { query?: Query },
+  ) {
+    this.name = name
+    this.#server = server
+    this.#headers = headers
+    this.#request = request
+    this.params = 'params' in request ? request.params : undefined
+    checkParams(this.params)
+    this.body = 'body' in request && request.body !== undefined ? encode(name, request.body) : undefined
+  }
+
+  get method(): string {
+    return endpoints[this.name][0]
+  }
+
+  get url(): string {
+    return this.#server + fill(endpoints[this.name][1], this.params) + queryString(this.#request.query)
+  }
+
+  get headers(): Record<string, string> {
+    const headers = { ...this.#headers, ...this.#request.headers }
+    return this.body === undefined ? headers : { 'content-type': 'application/json', ...headers }
+  }
+
+  get runId(): string {
+    const runId = property(this.params, 'runId')
+    return typeof runId === 'string' ? runId : ''
   }
 }
 
@@ -195,18 +256,22 @@ function serverUrl(given: string): string {
   return (url.origin + url.pathname).replace(/\/+$/, '')
 }
 
-function fill(path: string, params: unknown): string {
-  return path.replace(/:(\w+)/g, (_, key: string) => {
-    const value = property(params, key)
+/** @throws TidebaseError `invalid_name` */
+function checkParams(params: unknown): void {
+  if (typeof params !== 'object' || params === null) return
+  for (const [key, value] of Object.entries(params)) {
+    if (typeof value === 'string' && /^[\w-]+$/.test(value)) continue
     // Dots alone would be taken for folders on the way, however they are written.
-    if (typeof value === 'string' && value !== '' && !/^\.\.?$/.test(value) && value.isWellFormed())
-      return encodeURIComponent(value)
+    if (typeof value === 'string' && value !== '' && !/^\.\.?$/.test(value) && value.isWellFormed()) continue
     throw new TidebaseError(`${key} must not be ${JSON.stringify(value) ?? 'undefined'}.`, {
       code: 'invalid_name',
       hint: 'Give a name or id that is not empty, "." or "..".',
     })
-  })
+  }
 }
+
+const fill = (path: string, params: unknown) =>
+  path.replace(/:(\w+)/g, (_, key: string) => encodeURIComponent(String(property(params, key))))
 
 function queryString(query: Query | undefined): string {
   const search = new URLSearchParams()
@@ -236,12 +301,14 @@ function redirected(url: string, status: number, location: string | null): Tideb
 }
 
 /** Milliseconds from a Retry-After header: seconds or an HTTP date. */
-function retryAfter(header: string | null): number | undefined {
+function retryAfterMs(header: string | null): number | undefined {
   if (!header) return undefined
   const seconds = Number(header)
   const ms = Number.isFinite(seconds) ? seconds * 1_000 : Date.parse(header) - Date.now()
   return Number.isFinite(ms) ? Math.max(0, ms) : undefined
 }
+
+const noAnswerWithin = (ms: number) => `no answer within ${ms} ms`
 
 function networkText(error: unknown): string {
   const cause = property(error, 'cause')

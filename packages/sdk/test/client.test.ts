@@ -43,10 +43,14 @@ async function freePort(): Promise<number> {
   return typeof address === 'object' && address ? address.port : 0
 }
 
-test('a server that is not there is an error that says where and what to do, soon', async () => {
+test.each<[string, (tide: Tidebase) => Promise<unknown>]>([
+  ['a list', (tide) => tide.runs.list()],
+  ['a run', (tide) => tide.run('w', () => 1)],
+  ['two jobs at once', (tide) => Promise.all([tide.enqueue('w'), tide.enqueue('w')])],
+])('%s of a server that is not there is an error that says where and what to do, soon', async (_, call) => {
   const url = `http://127.0.0.1:${await freePort()}`
   const started = performance.now()
-  const error = await new Tidebase({ url }).runs.list().catch((thrown: unknown) => thrown)
+  const error = await call(new Tidebase({ url })).catch((thrown: unknown) => thrown)
   expect(performance.now() - started).toBeLessThan(4_000)
   expect(error).toBeInstanceOf(UnreachableError)
   expect(error).toMatchObject({

@@ -8,6 +8,7 @@ import {
   RunCancelledError,
   type RunContext,
   RunLeasedError,
+  Tidebase,
   TidebaseError,
 } from '../src/index.ts'
 import { bodyOf, signalled, watched } from './helpers.ts'
@@ -28,6 +29,32 @@ test('a completed run gives its recorded result without executing', async () => 
   const { id } = await tide.run('once', workflow)
   expect(await tide.run('once', { runId: id }, workflow)).toEqual({ id, ran: 1, at: '1970-01-01T00:00:00.000Z' })
   expect(ran).toBe(1)
+})
+
+test('a new run is created and begun by one call; when its answer is lost, or its server only creates, it begins as ever', async () => {
+  const watch = watched(server)
+  expect(await watch.tide.run('one', () => 1)).toBe(1)
+  expect(watch.requests.splice(0)).toEqual(['POST /runs/one', 'POST /runs/:id/complete'])
+
+  let lost = 0
+  watch.fault = (request) => (request === 'POST /runs/two' && lost++ === 0 ? 'lost after' : undefined)
+  expect(await watch.tide.run('two', (run) => run.id)).toMatch(/^run_/)
+  expect(watch.requests.splice(0)).toEqual([
+    'POST /runs/two',
+    'POST /runs/two',
+    'POST /runs/:id/begin',
+    'POST /runs/:id/complete',
+  ])
+  expect((await watch.tide.runs.list({ workflow: 'two' })).runs).toHaveLength(1)
+
+  const older = new Tidebase({
+    url: server.url,
+    fetch: (url, init) => {
+      const { begin: _, ...body } = typeof init.body === 'string' ? JSON.parse(init.body) : {}
+      return fetch(url, { ...init, ...(init.body ? { body: JSON.stringify(body) } : {}) })
+    },
+  })
+  expect(await older.run('three', () => 3)).toBe(3)
 })
 
 test('a workflow of another name, and a run that is not there', async () => {

@@ -24,7 +24,6 @@ test('a replay-safe step is one request after the work', async () => {
   expect(result).toBe('On tides')
   expect(requests).toEqual([
     'POST /runs/report',
-    'POST /runs/:id/begin',
     'POST /runs/:id/steps/record',
     'POST /runs/:id/steps/record',
     'POST /runs/:id/complete',

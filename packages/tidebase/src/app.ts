@@ -69,17 +69,7 @@ export function createApp(
     if (name === 'batch') throw new ApiError('not_in_batch')
     const query = route.query ? check(route.query, given.query, 'invalid_query') : undefined
     const body = route.body ? check(route.body, await given.body(), 'invalid_body') : undefined
-    return call(handlers, name, {
-      caller,
-      params,
-      query,
-      body,
-      headers: request.headers,
-      request,
-      get signals() {
-        return [request.signal, options.stopping]
-      },
-    })
+    return call(handlers, name, new Admitted({ caller, params, query, body }, request, options.stopping))
   }
 
   const answer = async (match: Match<RouteName>, request: Request, address: Address): Promise<Response> => {
@@ -138,6 +128,37 @@ export function createApp(
     return response
   }
   return app
+}
+
+/** A call as its handler gets it. What few handlers look at is made when they do. */
+class Admitted {
+  readonly caller: Caller
+  readonly params: Record<string, string>
+  readonly query: unknown
+  readonly body: unknown
+  readonly request: Request
+  readonly #stopping: AbortSignal
+
+  constructor(
+    { caller, params, query, body }: Pick<Admitted, 'caller' | 'params' | 'query' | 'body'>,
+    request: Request,
+    stopping: AbortSignal,
+  ) {
+    this.caller = caller
+    this.params = params
+    this.query = query
+    this.body = body
+    this.request = request
+    this.#stopping = stopping
+  }
+
+  get headers(): Headers {
+    return this.request.headers
+  }
+
+  get signals(): readonly AbortSignal[] {
+    return [this.request.signal, this.#stopping]
+  }
 }
 
 /** EventSource cannot send headers. No other route takes a key in its address. */

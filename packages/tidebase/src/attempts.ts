@@ -138,11 +138,14 @@ const endGuard = (states: string) => `when l.id is null then 'missing'
       when c.owner is not null and l.lease_owner is distinct from c.owner then 'lease_lost'
       when l.status in ('completed', 'failed') then 'unchanged'`
 
-const completions = statement<RunCall & { owner?: string | null; result?: unknown }, RunRow>(
+const completions = statement<
+  RunCall & { owner?: string | null; result?: unknown; brief?: boolean | null },
+  RunRow & { in_queue: string | null }
+>(
   'runs.complete',
-  ['project integer', 'run uuid', 'owner text', 'result json'],
+  ['project integer', 'run uuid', 'owner text', 'result json', 'brief boolean'],
   `${lockRuns}, decided as materialized (
-    select c.i, c.owner, c.result, l.*, case
+    select c.i, c.owner, c.result, c.brief, l.*, case
       ${endGuard(`'completed'`)}
       else 'completed' end as action
     from calls c left join locked l on l.project = c.project and l.id = c.run
@@ -159,8 +162,8 @@ const completions = statement<RunCall & { owner?: string | null; result?: unknow
     select project, id as run, event_seq as seq, 'run.completed' as type,
       json_build_object('attempt', attempt) as payload from completed
   ), ${appendEvents}
-  select d.i, d.action, r.* from decided d
-  left join completed r on r.project = d.project and r.id = d.id and d.action = 'completed'`,
+  select d.i, d.action, d.queue as in_queue, r.* from decided d
+  left join completed r on r.project = d.project and r.id = d.id and d.action = 'completed' and d.brief is not true`,
 )
 
 /** Ends a run with its result. @throws ApiError `run_not_found`, `lease_lost` */
@@ -170,13 +173,16 @@ export async function completeRun(
   run: string,
   body: BodyOf<Routes['completeRun']>,
 ): Promise<ReplyOf<Routes['completeRun']>> {
-  const call = { project: caller.project, run, owner: body.leaseOwner, result: body.result }
-  const row = await submit(engine, completions, call)
+  const { leaseOwner: owner, result, brief } = body
+  const row = await submit(engine, completions, { project: caller.project, run, owner, result, brief })
   refuse(row.action)
-  if (row.action === 'unchanged') return { run: toRun(await readRun(engine.db.hot, caller, run)) }
+  if (row.action === 'unchanged') {
+    const now = await readRun(engine.db.hot, caller, run)
+    return brief ? { status: now.status } : { run: toRun(now) }
+  }
   engine.wakeups.run(caller.project, run)
-  if (row.queue !== null) engine.wakeups.freed(caller.project, row.queue)
-  return { run: toRun(row) }
+  if (row.in_queue !== null) engine.wakeups.freed(caller.project, row.in_queue)
+  return brief ? { status: 'completed' } : { run: toRun(row) }
 }
 
 /** SQL: how a failed or expired attempt goes on; needs `decided` with action `failed` or `requeued`, error, failure_class, run_at. */

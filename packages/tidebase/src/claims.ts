@@ -249,7 +249,7 @@ export async function claim(
     waitMs: body.waitMs ?? 0,
     signals,
     // A delayed run is claimed when it is due, not at the next look.
-    soonerMs: (rows) => (rows[0]?.next_in_ms == null ? slowPollMs : rows[0].next_in_ms + 1),
+    soonerMs: (rows) => (rows[0]?.next_in_ms == null ? untilCommonLook() : rows[0].next_in_ms + 1),
   })
   const claimed = rows.filter((row) => row.id != null).sort((a, b) => b.priority - a.priority || runAt(a) - runAt(b))
   for (const row of claimed) engine.wakeups.run(project, row.id.replaceAll('-', ''))
@@ -262,5 +262,8 @@ export async function claim(
   )
   return { ...reply, checkpoints: Object.fromEntries(checkpoints) }
 }
+
+/** Those who wait look at the same moments: hundreds of idle workers cost a statement then, not one each. */
+const untilCommonLook = () => slowPollMs - (performance.now() % slowPollMs)
 
 const runAt = (row: RunRow) => row.run_at?.getTime() ?? 0

@@ -21,6 +21,8 @@ export interface Statement<Call extends object, Row extends object> {
   name: string
   /** SQL with one parameter `$1`: the calls as JSON text, each with its position `i`. Answers a row or more per `i`. */
   text: string
+  /** Takes only what is simple: one call of a run at a time; the rest, and what it gives no row for, is `other`. */
+  simple: boolean
   /** Phantom types, so that a statement knows its calls and rows. Never read. */
   call?: Call
   row?: Row
@@ -38,15 +40,18 @@ export interface Answer {
  * @param name unique; also the name of the prepared statement
  * @param columns of the `calls` table the SQL reads, as `name type`; `i` is added
  * @param body what follows `with calls as (…),`
+ * @param simple see Statement; its calls come sorted by run, so that it may lock as it reads
  */
 export function statement<Call extends object, Row extends object>(
   name: string,
   columns: string[],
   body: string,
+  { simple = false }: { simple?: boolean } = {},
 ): Statement<Call, Row & Answer> {
   const recordset = ['i integer', ...columns].join(', ')
   return {
     name,
+    simple,
     // A text parameter: the driver would serialise a json one a second time.
     text: `with calls as materialized (select * from json_to_recordset($1::text::json) as c(${recordset})),\n${body}`,
   }
@@ -63,6 +68,7 @@ interface Pending {
   reject(error: unknown): void
 }
 
+const other: Answer[] = [{ i: 0, action: 'other' }]
 const maxBatch = 256
 const maxTries = 200
 
@@ -123,12 +129,17 @@ export class Coalescers {
   #send(lane: Lane): boolean {
     const batch: Pending[] = []
     const later: Pending[] = []
+    const others: Pending[] = []
     const runs = new Set<string>()
     for (const item of lane.pending) {
       const { run } = item
       const free = run === undefined || runs.has(run) || !this.#busyRuns.has(run)
       if (!free || batch.length >= maxBatch || batch[0]?.alone || (item.alone && batch.length > 0)) {
         later.push(item)
+        continue
+      }
+      if (lane.statement.simple && run !== undefined && runs.has(run)) {
+        others.push(item)
         continue
       }
       batch.push(item)
@@ -138,6 +149,8 @@ export class Coalescers {
       }
     }
     if (batch.length === 0) return false
+    if (lane.statement.simple) batch.sort((a, b) => ((a.run ?? '') < (b.run ?? '') ? -1 : 1))
+    for (const { resolve } of others) resolve(other)
     lane.pending = later
     lane.underWay++
     void this.#run(lane, batch).finally(() => {
@@ -153,7 +166,7 @@ export class Coalescers {
   async #run(lane: Lane, batch: Pending[]): Promise<void> {
     let rows: Answer[]
     try {
-      const calls = JSON.stringify(batch.map(({ call }, i) => ({ i, ...call })))
+      const calls = `[${batch.map(({ call }, i) => numbered(i, call)).join(',')}]`
       rows = await this.#db.hot.query<Answer>(lane.statement, [calls])
     } catch (error) {
       this.#refused(lane, batch, error)
@@ -163,7 +176,8 @@ export class Coalescers {
     for (const row of rows) answers[row.i]?.push(row)
     batch.forEach((item, i) => {
       const mine = answers[i] ?? []
-      if (mine.length === 0) item.reject(new Error(`${lane.statement.name} did not answer call ${i}`))
+      if (mine.length === 0 && lane.statement.simple) item.resolve(other)
+      else if (mine.length === 0) item.reject(new Error(`${lane.statement.name} did not answer call ${i}`))
       else if (mine[0]?.action === 'again') this.#again(lane, item)
       else item.resolve(mine)
     })
@@ -186,13 +200,16 @@ export class Coalescers {
   }
 }
 
+/** The JSON of a call with its position; every call has fields of its own. */
+const numbered = (i: number, call: object) => `{"i":${i},${JSON.stringify(call).slice(1)}`
+
 function runOf(call: object): string | undefined {
   return 'run' in call && typeof call.run === 'string' ? call.run : undefined
 }
 
 interface Lane {
   key: string
-  statement: { name: string; text: string }
+  statement: { name: string; text: string; simple: boolean }
   pending: Pending[]
   underWay: number
   scheduled: boolean

@@ -63,22 +63,39 @@ export async function getRun(
   const part = async <Name extends keyof typeof parts, Empty>(name: Name, empty: Empty) =>
     wanted.includes(name) ? ((await parts[name]()) as Awaited<ReturnType<(typeof parts)[Name]>>) : empty
   const found = toRun(await readRun(db, caller, run))
-  const events = await part('events', [])
+  const [steps, state, stateStreams, stateVersions, runEdges, childRuns, recoveryAttempts] = await Promise.all([
+    part('steps', []),
+    part('state', null),
+    part('stateStreams', []),
+    part('stateVersions', []),
+    part('runEdges', []),
+    part('childRuns', []),
+    part('recoveryAttempts', []),
+  ])
+  const [channels, channelDeliveries, gates, waits, signals, usage, events] = await Promise.all([
+    part('channels', []),
+    part('channelDeliveries', []),
+    part('gates', []),
+    part('waits', []),
+    part('signals', []),
+    part('usage', []),
+    part('events', []),
+  ])
   const detail = {
     run: found,
-    steps: await part('steps', []),
-    state: await part('state', null),
-    stateStreams: await part('stateStreams', []),
-    stateVersions: await part('stateVersions', []),
-    runEdges: await part('runEdges', []),
-    childRuns: await part('childRuns', []),
-    recoveryAttempts: await part('recoveryAttempts', []),
-    channels: await part('channels', []),
-    channelDeliveries: await part('channelDeliveries', []),
-    gates: await part('gates', []),
-    waits: await part('waits', []),
-    signals: await part('signals', []),
-    usage: await part('usage', []),
+    steps,
+    state,
+    stateStreams,
+    stateVersions,
+    runEdges,
+    childRuns,
+    recoveryAttempts,
+    channels,
+    channelDeliveries,
+    gates,
+    waits,
+    signals,
+    usage,
     events,
     nextEventsAfter: events.length === eventsLimit ? (events.at(-1)?.seq ?? null) : null,
   }

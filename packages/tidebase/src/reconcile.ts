@@ -65,16 +65,37 @@ export function startReconciler(
   }
 }
 
+/** SQL: the leases that ran out, and the runs that nobody took up after their webhook was called. */
+const expired = `status = 'running' and lease_owner is not null and orphaned_at is null and lease_expires_at < now()`
+const forgotten = (leaseMs: string) =>
+  `orphaned_at < now() - ${leaseMs} * interval '1 ms' and status = 'running' and recovery_webhook is not null`
+const pastDeadline = `deadline_at < now() and status in ('pending', 'queued', 'running', 'waiting')`
+
+/** Whether there is anything to do, of each kind: a round on which nothing is due asks this one question. */
+const due = `select
+  exists (select from tidebase.runs where ${expired})
+    or exists (select from tidebase.runs where ${forgotten('$1')}) as leases,
+  exists (select from tidebase.runs where ${pastDeadline}) as deadlines,
+  exists (select from tidebase.gates where status = 'pending' and timeout_at < now()) as gates,
+  exists (select from tidebase.waits where status = 'pending' and due_at < now()) as waits,
+  exists (select from tidebase.edges where cancelling) as children,
+  exists (select from tidebase.schedules
+    where enabled and next_run_at is not null and next_run_at <= now()) as schedules,
+  exists (select from tidebase.queues where invoke_url is not null and not paused) as pushed`
+
 async function round(engine: Engine, number: number): Promise<void> {
   await engine.wakeups.seePeers()
+  const [is] = await engine.db.cold.query<
+    Record<'leases' | 'deadlines' | 'gates' | 'waits' | 'children' | 'schedules' | 'pushed', boolean>
+  >(due, [engine.settings.leaseMs])
   await Promise.all([
-    expireLeases(engine),
-    passDeadlines(engine),
-    timeOutGates(engine),
-    endWaits(engine),
-    cancelChildren(engine),
-    fireSchedules(engine),
-    invokePushed(engine),
+    is?.leases && expireLeases(engine),
+    is?.deadlines && passDeadlines(engine),
+    is?.gates && timeOutGates(engine),
+    is?.waits && endWaits(engine),
+    is?.children && cancelChildren(engine),
+    is?.schedules && fireSchedules(engine),
+    is?.pushed && invokePushed(engine),
   ])
   if (number % 10 === 0) {
     await foldQueueCounts(engine.db.cold)
@@ -86,18 +107,14 @@ async function expireLeases(engine: Engine): Promise<void> {
   const { leaseMs } = engine.settings
   await inBatches(
     () =>
-      engine.db.cold.query<Due>(
-        `select project, ${hex('id')} as id from tidebase.runs
-          where status = 'running' and lease_owner is not null and orphaned_at is null and lease_expires_at < now()
-          limit $1`,
-        [batch],
-      ),
+      engine.db.cold.query<Due>(`select project, ${hex('id')} as id from tidebase.runs where ${expired} limit $1`, [
+        batch,
+      ]),
     ({ project, id }) => expireLease(engine, project, id),
   )
   // Runs that nobody took up after their webhook was called: once more per lease window.
   const again = await engine.db.cold.query<Due>(
-    `select project, ${hex('id')} as id from tidebase.runs
-      where orphaned_at < now() - $1 * interval '1 ms' and status = 'running' and recovery_webhook is not null limit $2`,
+    `select project, ${hex('id')} as id from tidebase.runs where ${forgotten('$1')} limit $2`,
     [leaseMs, batch],
   )
   await Promise.all(again.map(({ project, id }) => expireLease(engine, project, id)))
@@ -107,8 +124,7 @@ async function passDeadlines(engine: Engine): Promise<void> {
   await inBatches(
     () =>
       engine.db.cold.query<Due>(
-        `select project, ${hex('id')} as id from tidebase.runs
-          where deadline_at < now() and status in ('pending', 'queued', 'running', 'waiting') limit $1`,
+        `select project, ${hex('id')} as id from tidebase.runs where ${pastDeadline} limit $1`,
         [batch],
       ),
     async ({ project, id }) => {

@@ -83,7 +83,7 @@ function checkParam(name: string, value: string): void {
  */
 export function namedParams(route: Route, given: Record<string, string>): Record<string, string> {
   const params: Record<string, string> = {}
-  for (const [, name = ''] of route.path.matchAll(/:(\w+)/g)) {
+  for (const name of paramsOf(route.path)) {
     const value = Object.hasOwn(given, name) ? given[name] : undefined
     if (value === undefined || value === '') throw badName(name, 'is missing')
     if (!value.isWellFormed()) throw badName(name, 'contains half of a surrogate pair')
@@ -91,6 +91,18 @@ export function namedParams(route: Route, given: Record<string, string>): Record
     params[name] = value
   }
   return params
+}
+
+const known = new Map<string, string[]>()
+
+/** The names of a path's parameters. */
+function paramsOf(path: string): string[] {
+  let names = known.get(path)
+  if (!names) {
+    names = [...path.matchAll(/:(\w+)/g)].map(([, name = '']) => name)
+    known.set(path, names)
+  }
+  return names
 }
 
 function badName(name: string, message: string): ApiError {

@@ -147,6 +147,8 @@ interface NewRunCall {
   budget_cost_usd?: number | null
   budget_total_tokens?: number | null
   created_by?: string | null
+  owner?: string | null
+  lease_ms?: number | null
 }
 
 /** SQL: the columns a call needs to become a run; shared by create, enqueue and child. */
@@ -169,19 +171,23 @@ export const newRunColumns = [
   'budget_cost_usd numeric',
   'budget_total_tokens bigint',
   'created_by uuid',
+  'owner text',
+  'lease_ms double precision',
 ]
 
-/** SQL: inserts the rows of `source` as runs and their channels, announcing each with its first event. */
+/** SQL: inserts the rows of `source` as runs and their channels, announcing each; a row with an owner is begun by it. */
 export const insertRuns = (source: string) => `inserted as (
   insert into tidebase.runs (project, id, workflow_name, input, metadata, status, recovery_webhook, has_channels,
     queue, dedupe_key, concurrency_key, priority, run_at, max_attempts, deadline_at, budget_cost_usd,
-    budget_total_tokens, event_seq, created_by)
+    budget_total_tokens, event_seq, created_by, lease_owner, lease_expires_at, attempt)
   select project, id, workflow_name, coalesce(input, '{}'), coalesce(metadata, '{}'),
-    case when queue is null then 'pending' else 'queued' end, recovery_webhook, channels is not null,
+    case when owner is not null then 'running' when queue is null then 'pending' else 'queued' end,
+    recovery_webhook, channels is not null,
     queue, dedupe_key, case when queue is not null then concurrency_key end, coalesce(priority, 0),
     case when queue is not null then coalesce(run_at, now() + coalesce(delay_ms, 0) * interval '1 ms') end,
-    coalesce(max_attempts, 1), now() + deadline_ms * interval '1 ms', budget_cost_usd, budget_total_tokens, 1,
-    created_by
+    coalesce(max_attempts, 1), now() + deadline_ms * interval '1 ms', budget_cost_usd, budget_total_tokens,
+    case when owner is null then 1 else 2 end, created_by, owner,
+    case when owner is not null then now() + lease_ms * interval '1 ms' end, case when owner is null then 0 else 1 end
   from ${source} order by project, queue, dedupe_key, i
   on conflict do nothing
   returning *
@@ -208,8 +214,11 @@ export const insertRuns = (source: string) => `inserted as (
     case when queue is null then json_build_object('workflowName', workflow_name)
       else json_build_object('workflowName', workflow_name, 'queue', queue, 'runAt', run_at) end as payload
   from inserted
+  union all
+  select project, id, 2, 'run.started', json_build_object('leaseOwner', lease_owner, 'attempt', attempt)
+  from inserted where lease_owner is not null
 ), announced as (
-  insert into tidebase.events (project, run_id, seq, type, payload) select * from born
+  insert into tidebase.events (project, run_id, seq, type, payload) select * from born order by seq
 ), announced_to as (
   insert into tidebase.deliveries (project, run_id, kind, reason, channel_id, url, payload)
   select b.project, b.run, 'channel', b.type, l.id, l.url, b.payload from born b
@@ -282,7 +291,10 @@ export function newRun(
 }
 
 /** Creates the run of a call, or finds the one that stands in its place. */
-export async function insertRun(engine: Engine, call: NewRunCall): Promise<{ row: RunRow; deduplicated: boolean }> {
+export async function insertRun(
+  engine: Engine,
+  call: NewRunCall,
+): Promise<{ row: RunRow; created: boolean; deduplicated: boolean }> {
   const row = await submit(engine, createRuns, call)
   if (row.action === 'repeated' && row.workflow_name !== call.workflow_name) throw new ApiError('run_conflict')
   if (row.action === 'created') {
@@ -290,18 +302,29 @@ export async function insertRun(engine: Engine, call: NewRunCall): Promise<{ row
     else engine.wakeups.created(call.project)
     if (call.channels) engine.wakeups.outbox()
   }
-  return { row, deduplicated: row.action === 'deduplicated' }
+  return { row, created: row.action === 'created', deduplicated: row.action === 'deduplicated' }
 }
 
-/** Creates a pending run. @throws ApiError `run_conflict`, `webhook_target_refused` */
+/**
+ * Creates a run: pending, or begun at once.
+ *
+ * @throws ApiError `run_conflict`, `webhook_target_refused`; `forbidden` for a key that may not begin runs
+ */
 export async function createRun(
   engine: Engine,
   caller: Caller,
   workflowName: string,
   body: BodyOf<Routes['createRun']>,
 ): Promise<ReplyOf<Routes['createRun']>> {
-  const { row } = await insertRun(engine, newRun(engine, caller, workflowName, body))
-  return { run: toRun(row) }
+  const owner = body.begin?.leaseOwner
+  if (owner !== undefined && caller.scope === 'enqueue') {
+    throw new ApiError('forbidden', 'A key of scope enqueue may create runs, but not begin them.', {
+      hint: 'Leave `begin` out, or use a key of scope worker.',
+    })
+  }
+  const call = { ...newRun(engine, caller, workflowName, body), owner, lease_ms: engine.settings.leaseMs }
+  const { row, created } = await insertRun(engine, call)
+  return { run: toRun(row), ...(created && owner !== undefined ? { leaseOwner: owner } : {}) }
 }
 
 /** Throws the error that an action of a statement stands for, if it stands for one. */

@@ -1,4 +1,4 @@
-// Steps: begin, record, complete, fail. A completed step is a checkpoint: its output is what every later begin gets.
+// Steps: begin, complete, fail; record is in records.ts. A completed step is a checkpoint: its output is what every later begin gets.
 //
 //   ─begin→ running ─complete→ completed (for good)
 //   running ─fail→ failed_retryable | manual_review | failed ─begin→ running (attempt + 1)
@@ -8,7 +8,6 @@
 // A step's id is derived from its run and name, so "exactly one begin may execute" is the primary key together with
 // the run's row lock. `begin` and `complete` are fenced by the step's lease; `record`, which does both at once for
 // steps that are safe to replay, by the run's.
-// Longer than other files: its four statements share their rows, their guards and their replies.
 import {
   type BodyOf,
   type ContractOptions,
@@ -98,7 +97,8 @@ interface StepCall {
   id: string
 }
 
-const startColumns = [
+/** SQL: the columns of a call that starts a step. */
+export const startColumns = [
   'project integer',
   'run uuid',
   'id uuid',
@@ -110,7 +110,8 @@ const startColumns = [
   'owner text',
 ]
 
-interface StartCall extends StepCall {
+/** A call that starts a step. */
+export interface StartCall extends StepCall {
   name: string
   hash: string
   input?: unknown
@@ -119,7 +120,8 @@ interface StartCall extends StepCall {
   owner: string
 }
 
-function startCall(caller: Caller, run: string, body: BodyOf<Routes['beginStep']>, owner: string): StartCall {
+/** What a worker says of a step as a call. */
+export function startCall(caller: Caller, run: string, body: BodyOf<Routes['beginStep']>, owner: string): StartCall {
   return {
     project: caller.project,
     run,
@@ -134,8 +136,11 @@ function startCall(caller: Caller, run: string, body: BodyOf<Routes['beginStep']
   }
 }
 
-const stepPayload = (id: string, rest: string) => `json_build_object('stepId', ${wireIdSql('step', id)}, ${rest})`
-const firstOfStep = 'row_number() over (partition by c.project, c.run, c.id order by c.i) = 1'
+/** SQL: the payload of a step's event. */
+export const stepPayload = (id: string, rest: string) =>
+  `json_build_object('stepId', ${wireIdSql('step', id)}, ${rest})`
+/** SQL: whether a call is the first of its step in the batch. */
+export const firstOfStep = 'row_number() over (partition by c.project, c.run, c.id order by c.i) = 1'
 
 const begins = statement<StartCall & { lease_ms: number; last_error: string | null }, StepRow>(
   'steps.begin',
@@ -188,7 +193,8 @@ const begins = statement<StartCall & { lease_ms: number; last_error: string | nu
   left join begun b on b.project = d.project and b.run_id = d.run and b.id = d.id and d.action = 'execute'`,
 )
 
-const leaveAlone = new Set(['return', 'locked', 'input_mismatch'])
+/** What was decided where the step is left as it is: `recorded` has the answer. */
+export const leaveAlone = new Set(['return', 'locked', 'input_mismatch'])
 
 /**
  * Begins a step, or tells what is recorded of it.
@@ -219,7 +225,7 @@ export async function beginStep(
 }
 
 /** @throws ApiError `manual_review`, `step_failed`: with the step's id */
-function refuseReviewed(action: string, id: string): void {
+export function refuseReviewed(action: string, id: string): void {
   const stepId = wireId('step', id)
   if (action === 'ambiguous' || action === 'review_open') throw new ApiError('manual_review', undefined, { stepId })
   if (action === 'review_fail') throw new ApiError('step_failed', undefined, { stepId })
@@ -228,7 +234,7 @@ function refuseReviewed(action: string, id: string): void {
 type Recorded = Extract<ReplyOf<Routes['recordStep']>, { action: 'return' | 'locked' | 'input_mismatch' }>
 
 /** The reply about a step that was left as it is. */
-async function recorded(engine: Engine, call: StartCall, action: string): Promise<Recorded> {
+export async function recorded(engine: Engine, call: StartCall, action: string): Promise<Recorded> {
   const step = toStep(await readStep(engine.db.hot, call))
   if (action === 'return') return { action, step, output: step.output }
   if (action === 'locked') return { action, step }
@@ -247,85 +253,6 @@ async function readStep(db: Queryable, { project, run, id }: StepCall): Promise<
   )
   if (!row) throw new ApiError('step_not_found')
   return row
-}
-
-const records = statement<
-  StartCall & { output?: unknown; attempt?: number | null; started_at?: string | null },
-  { action: string; has_streams: boolean }
->(
-  'steps.record',
-  [...startColumns, 'output json', 'attempt integer', 'started_at timestamptz'],
-  `${lockRuns}, decided as materialized (
-    select c.*, l.tid, l.event_seq, l.has_streams, s.status as known, s.last_owner, case
-      when l.id is null then 'missing'
-      when not l.fresh or not ${firstOfStep} then 'again'
-      when l.status = 'cancelled' then 'cancelled'
-      when s.id is not null and s.input_hash <> c.hash then 'input_mismatch'
-      when s.status = 'completed' then case when s.last_owner = c.owner then 'repeated' else 'return' end
-      when l.status <> 'running' or l.lease_owner is distinct from c.owner then 'lease_lost'
-      when s.status = 'running' and s.lease_owner <> c.owner and s.lease_expires_at > now() then 'locked'
-      when s.review is not null then 'review_' || s.review
-      else 'recorded' end as action
-    from calls c
-    left join locked l on l.project = c.project and l.id = c.run
-    ${leftJoinRow('steps', 's', 't.project = c.project and t.run_id = c.run and t.id = c.id')}
-  ), numbered as materialized (
-    -- A step that was begun by a note of its own has had its first event.
-    select *, event_seq + sum(case when known = 'running' then 1 else 2 end)
-      over (partition by project, run order by i)::integer as seq
-    from decided where action = 'recorded'
-  ), written as (
-    insert into tidebase.steps as s (project, run_id, id, name, input_hash, input, options, replay_safe, status,
-      output, last_owner, attempt, position, started_at, completed_at)
-    select project, run, id, name, hash, input, options, safe, 'completed', output, owner, coalesce(attempt, 1),
-      seq - 1, least(started_at, now()), now()
-    from numbered
-    on conflict (project, run_id, id) do update set status = 'completed', output = excluded.output, error = null,
-      last_owner = excluded.last_owner, lease_owner = null, lease_expires_at = null,
-      -- A note comes a while after the step began; who did not say when leaves it at that.
-      started_at = case when excluded.started_at < now() then excluded.started_at else s.started_at end,
-      attempt = greatest(s.attempt, excluded.attempt), completed_at = now(), updated_at = now()
-  ), bumped as (
-    update tidebase.runs r set event_seq = n.last, updated_at = now()
-    from (select tid, max(seq) as last from numbered group by tid) n where r.ctid = n.tid
-  ), news as materialized (
-    select project, run, seq - 1 as seq, 'step.started' as type,
-      ${stepPayload('id', "'name', name, 'attempt', coalesce(attempt, 1)")} as payload
-    from numbered where known is distinct from 'running'
-    union all
-    select project, run, seq, 'step.completed', ${stepPayload('id', "'name', name")} from numbered
-  ), ${appendEvents}
-  select i, action, has_streams from decided`,
-)
-
-/**
- * Begins and completes a step in one write, under the run's lease.
- *
- * @throws ApiError `run_not_found`, `lease_lost`, `manual_review`, `step_failed`, `contention`
- */
-export async function recordStep(
-  engine: Engine,
-  caller: Caller,
-  run: string,
-  body: BodyOf<Routes['recordStep']>,
-): Promise<ReplyOf<Routes['recordStep']>> {
-  const call = {
-    ...startCall(caller, run, body, body.leaseOwner),
-    output: body.output,
-    attempt: body.attempt,
-    started_at: body.startedAt,
-  }
-  const { action, has_streams } = await submit(engine, records, call)
-  if (action === 'missing') throw new ApiError('run_not_found')
-  if (action === 'lease_lost') throw new ApiError('lease_lost')
-  if (action === 'cancelled') return { action }
-  if (leaveAlone.has(action)) return recorded(engine, call, action)
-  refuseReviewed(action, call.id)
-  if (action === 'recorded') {
-    if (has_streams) await dropStream(engine.db.hot, call.project, run, body.name)
-    engine.wakeups.run(caller.project, run)
-  }
-  return { action: 'recorded', stepId: wireId('step', call.id) }
 }
 
 /** SQL: what both ends of a step check first. */

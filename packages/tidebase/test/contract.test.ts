@@ -111,6 +111,28 @@ describe('runs', () => {
     expect(leaseOwner).toBeTruthy()
   })
 
+  test('a run begun as it is created is the run that create and begin make; a repetition only shows it', async () => {
+    const id = `run_${'b'.repeat(32)}`
+    const call = () =>
+      server.ok('createRun', { params: { workflowName: 'w' }, body: { id, begin: { leaseOwner: 'w1' } } })
+    const { run, leaseOwner } = await call()
+    expect(leaseOwner).toBe('w1')
+    const apart = await begin((await create()).id)
+    const same = ({ id: _, leaseExpiresAt, createdAt: __, updatedAt: ___, ...rest }: Run) => ({
+      ...rest,
+      leased: leaseExpiresAt !== null,
+    })
+    expect(same(run)).toEqual(same(apart.run))
+    const told = async (runId: string) =>
+      (await detail(runId)).events.map(({ seq, type, payload }) => ({ seq, type, payload }))
+    expect(await told(id)).toEqual(await told(apart.run.id))
+    await executed(id, 'a')
+    const again = await call()
+    expect(again.leaseOwner).toBeUndefined()
+    expect(again.run).toMatchObject({ id, status: 'running', attempt: 1 })
+    await server.ok('completeRun', { params: { runId: id }, body: { leaseOwner: 'w1' } })
+  })
+
   test('a completed run answers begin with itself, a cancelled one with 409', async () => {
     const done = await begun()
     await server.ok('completeRun', { params: { runId: done.id }, body: { result: { ok: 1 } } })
@@ -153,10 +175,21 @@ describe('runs', () => {
 
   test('an old client completes and fails without a lease owner', async () => {
     const run = await create()
-    expect((await server.ok('completeRun', { params: { runId: run.id }, body: { result: [1] } })).run).toMatchObject({
-      status: 'completed',
-      result: [1],
+    expect(await server.ok('completeRun', { params: { runId: run.id }, body: { result: [1] } })).toMatchObject({
+      run: { status: 'completed', result: [1] },
     })
+  })
+
+  test('who asks for a brief answer to a completion gets the status alone', async () => {
+    const run = await begun()
+    const end = () => ({ params: { runId: run.id }, body: { result: 1, leaseOwner: 'w1', brief: true } })
+    expect(await server.ok('completeRun', end())).toEqual({ status: 'completed' })
+    expect(await server.ok('completeRun', end())).toEqual({ status: 'completed' })
+    expect((await detail(run.id)).run).toMatchObject({ status: 'completed', result: 1 })
+    const stopped = await begun()
+    await server.ok('cancelRun', { params: { runId: stopped.id }, body: {} })
+    const late = { params: { runId: stopped.id }, body: { leaseOwner: 'w1', brief: true } }
+    expect(await server.ok('completeRun', late)).toEqual({ status: 'cancelled' })
   })
 
   test('cancel is for good and idempotent; a completed run cannot be cancelled', async () => {
@@ -166,7 +199,7 @@ describe('runs', () => {
     expect(first).toMatchObject({ status: 'cancelled', cancelReason: 'r', cancelActor: 'a', leaseOwner: null })
     expect((await cancel()).run).toEqual(first)
     const late = { params: { runId: run.id }, body: { result: 1, leaseOwner: 'w1' } }
-    expect((await server.ok('completeRun', late)).run).toEqual(first)
+    expect(await server.ok('completeRun', late)).toEqual({ run: first })
     const failing = { params: { runId: run.id }, body: { error: 'x', leaseOwner: 'w1' } }
     expect(await server.ok('failRun', failing)).toEqual({ run: first, requeued: false })
     expect(await server.send('heartbeatRun', { params: { runId: run.id }, body: { leaseOwner: 'w1' } })).toMatchObject({

@@ -203,6 +203,7 @@ test('/metrics and /llms.txt tell what the server is and does, and nothing that 
     'tidebase_request_seconds_count{route="getRun",status="404"} 1',
     'tidebase_queue_oldest_seconds{queue="a \\"b\\""}',
     'tidebase_process_resident_memory_bytes',
+    'tidebase_nodejs_eventloop_lag_p99_seconds ',
   ])
     expect(text).toContain(line)
   expect(text).not.toMatch(/canary|root-key|run_/)

@@ -38,6 +38,13 @@ test('without a key every route but /health is 401, and a wrong key is no better
   }
 })
 
+test('a key that may only create runs cannot begin them on the way', async () => {
+  const api = await key('enqueue')
+  const refused = await api.send('createRun', { params: { workflowName: 'w' }, body: { begin: { leaseOwner: 'me' } } })
+  expect(refused).toMatchObject({ status: 403, body: { code: 'forbidden', hint: expect.stringContaining('worker') } })
+  expect((await api.send('createRun', { params: { workflowName: 'w' }, body: { begin: null } })).status).toBe(200)
+})
+
 test('each scope may call exactly the routes that name it', async () => {
   const run = (await server.ok('createRun', { params: { workflowName: 'w' }, body: {} })).run
   for (const scope of ['worker', 'enqueue', 'read'] as const) {

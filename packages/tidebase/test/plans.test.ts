@@ -107,6 +107,7 @@ test('prepared statements find their rows by key, also when their plans are made
   expect([...seen.keys()]).toEqual(
     expect.arrayContaining([
       'steps.record',
+      'steps.record_fresh',
       'queues.claim',
       'queues.claim_keyed',
       'runs.create',

@@ -61,6 +61,35 @@ test('of many records of one step the first is what all get', async () => {
   expect(await inOrder(params.runId)).toEqual(['run.created', 'run.started', 'step.started', 'step.completed'])
 })
 
+test('a record that races with a cancel, a heartbeat and another worker is there as it was answered, and nothing follows the cancel', async () => {
+  const runs = await Promise.all(Array.from({ length: 40 }, begun))
+  const record = (server: typeof first, runId: string, name: string) =>
+    server.send('recordStep', {
+      params: { runId },
+      body: { name, inputHash: 'h', leaseOwner: 'w', output: name, startedAt: new Date().toISOString() },
+    })
+  const answers = await Promise.all(
+    runs.map(async ({ runId }) => {
+      const [a, b] = await Promise.all([
+        record(first, runId, 'a'),
+        record(second, runId, 'b'),
+        first.send('heartbeatRun', { params: { runId }, body: { leaseOwner: 'w' } }),
+        second.send('cancelRun', { params: { runId }, body: {} }),
+      ])
+      return { runId, a, b }
+    }),
+  )
+  for (const { runId, a, b } of answers) {
+    const types = await inOrder(runId)
+    expect(types.at(-1)).toBe('run.cancelled')
+    const { steps } = await first.ok('getRun', { params: { runId } })
+    for (const [name, reply] of Object.entries({ a, b })) {
+      expect(reply.status).toBe(200)
+      expect(steps.some((step) => step.name === name)).toBe(reply.body.action === 'recorded')
+    }
+  }
+})
+
 test('parallel steps of one run are all recorded, their events numbered without gaps', async () => {
   const params = await begun()
   await race((server, n) =>

@@ -80,10 +80,17 @@ export const NewRun = z.object({
 export const createRun = route({
   method: 'POST',
   path: '/runs/:workflowName',
-  summary: 'Create a run; it is pending until a worker begins it.',
+  summary: 'Create a run; it is pending until a worker begins it, unless `begin` says who does so at once.',
   scopes: ['worker', 'enqueue'],
-  body: NewRun,
-  reply: z.object({ run: Run }),
+  body: NewRun.extend({
+    begin: z
+      .object({ leaseOwner: LeaseOwner })
+      .nullish()
+      .describe(
+        'Begin the new run in the same write. A run that was there already is only shown, without `leaseOwner`',
+      ),
+  }),
+  reply: z.object({ run: Run, leaseOwner: z.string().optional() }),
   errors: ['run_conflict', 'webhook_target_refused'],
 })
 
@@ -151,8 +158,12 @@ export const completeRun = route({
   path: '/runs/:runId/complete',
   summary: 'End the run with its result.',
   scopes: ['worker'],
-  body: z.object({ result: Json.optional(), leaseOwner: LeaseOwner.nullish() }),
-  reply: z.object({ run: Run }),
+  body: z.object({
+    result: Json.optional(),
+    leaseOwner: LeaseOwner.nullish(),
+    brief: z.boolean().nullish().describe('Answer with the status alone: the run itself is known to who executed it'),
+  }),
+  reply: z.union([z.object({ run: Run }), z.object({ status: RunStatus })]),
   errors: ['run_not_found', 'lease_lost'],
 })
 

@@ -1,0 +1,72 @@
+// Reading a run with a long history: `GET /runs/:id` as a dashboard asks it, one request at a time.
+import { newRunId } from '@tidebase/sdk'
+import { type Client, connect, percentile, round } from './client.ts'
+import type { Benchmark, Figures, Sample } from './suite.ts'
+
+const leaseOwner = 'bench'
+const events = 5_000
+const steps = (events - 2) / 2
+
+/** The first page of a run with 5,000 events. */
+export const detailBenchmark: Benchmark = {
+  says: 'Reads a run with 5,000 events, one request after the other, until the last byte: 2,499 steps. All its parts with the first 1,000 events (what is asked unless told otherwise), and the run with its events alone.',
+  ours: 'tidebase, GET /runs/:id',
+  figures: {
+    p50ms: { title: 'p50, ms', better: 'less' },
+    p99ms: { title: 'p99, ms', better: 'less' },
+    answerKb: { title: 'answer, KB' },
+  },
+  plan({ options: { quick }, withServer }) {
+    const reads = quick ? 5 : 200
+    return [
+      () =>
+        withServer(async ({ url }) => {
+          const client = connect(url)
+          const path = `/runs/${await longRun(client)}`
+          const samples: Sample[] = []
+          for (const [name, query] of [
+            ['GET /runs/:id', ''],
+            ['GET /runs/:id?include=run,events', '?include=run,events'],
+          ] as const) {
+            const figures = await readTimes(client, path + query, reads)
+            samples.push({ system: `tidebase, ${name}`, setting: '5,000 events', figures })
+          }
+          client.close()
+          return samples
+        }),
+    ]
+  },
+}
+
+async function readTimes(client: Client, path: string, reads: number): Promise<Figures> {
+  const ms: number[] = []
+  let answer = ''
+  for (let n = -2; n < reads; n++) {
+    const began = performance.now()
+    answer = await client.getText(path)
+    if (n >= 0) ms.push(performance.now() - began)
+  }
+  const answerKb = Math.round(answer.length / 1024)
+  return { p50ms: round(percentile(ms, 0.5)), p99ms: round(percentile(ms, 0.99)), answerKb }
+}
+
+async function longRun(client: Client): Promise<string> {
+  const runId = newRunId()
+  const inputHash = 'b'.repeat(64)
+  await client.post('/runs/bench', { id: runId })
+  await client.post(`/runs/${runId}/begin`, {}, { 'x-tidebase-worker': leaseOwner })
+  // A step is two events.
+  for (let from = 0; from < steps; from += 500) {
+    const calls = Array.from({ length: Math.min(500, steps - from) }, (_, n) => ({
+      route: 'recordStep',
+      params: { runId },
+      body: { name: `s${from + n}`, inputHash, leaseOwner, output: { ok: n } },
+    }))
+    await client.post('/batch', { calls })
+  }
+  const { events: last } = await client.get<{ events: object[] }>(
+    `/runs/${runId}?include=events&eventsAfter=${events - 1}`,
+  )
+  if (last.length !== 1) throw new Error(`the run has not ${events} events`)
+  return runId
+}
