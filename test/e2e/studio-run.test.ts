@@ -32,6 +32,8 @@ withBrowser(
     const panel = page.getByRole('complementary')
     await panel.getByText('Not without asking: it changes something (payment)').waitFor()
     await panel.locator('pre.problem').waitFor()
+    expect(await panel.locator('pre.problem').textContent()).toBe(`no ${evil}`)
+    expect(await panel.locator('pre.stack').textContent()).toContain('studio-run.test.ts')
     expect(await faults(page)).toEqual([])
     await look(page, 'run-timeline')
     await page.getByRole('button', { name: /^read/ }).click()

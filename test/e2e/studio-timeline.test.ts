@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { chromiumPath } from './browser.ts'
 import { crashAndResume } from './research.ts'
-import { faults, fitsAll, rootKey, type StudioTest, startStudio } from './studio.ts'
+import { faults, fitsAll, rootKey, type StudioTest, signal, startStudio } from './studio.ts'
 
 const withBrowser = test.skipIf(!chromiumPath)
 let studio: StudioTest
@@ -9,15 +9,6 @@ beforeAll(async () => {
   if (chromiumPath) studio = await startStudio({ leaseMs: 2_000 })
 })
 afterAll(() => studio?.stop())
-
-/** A promise and what settles it. */
-function signal() {
-  let give = () => {}
-  const given = new Promise<void>((resolve) => {
-    give = resolve
-  })
-  return { give, given }
-}
 
 withBrowser(
   'the research example, killed and resumed: where it was taken up again, its group, its gate decided in its tab',
@@ -82,6 +73,26 @@ withBrowser('a retried step has a bar for each attempt, with its error and stack
   expect(await attempts.nth(0).textContent()).toContain('503 from upstream')
   expect(await attempts.nth(1).textContent()).toContain('completed')
   expect(await faults(page)).toEqual([])
+  studio.calm()
+})
+
+withBrowser('tries that a worker makes by itself have a bar each, with what they failed with', async () => {
+  const { tide } = studio
+  const { id } = await tide.runs.create('stubborn')
+  await tide.run('stubborn', { runId: id }, (run) =>
+    run.step('call', { retries: 2, backoffMs: 1 }, async ({ attempt }) => {
+      if (attempt === 1) await expect.poll(async () => (await tide.runs.get(id)).steps.length).toBe(1)
+      if (attempt < 3) throw new Error(`busy ${attempt}`)
+    }),
+  )
+  const page = await studio.open(`/ui/runs/${id}`)
+  const row = page.getByRole('list', { name: 'Timeline' }).getByRole('button', { name: /^call/ })
+  await row.click()
+  await expect.poll(() => row.locator('.bar').count()).toBe(3)
+  const attempts = page.getByRole('region', { name: 'Attempts' }).getByRole('listitem')
+  expect(await attempts.count()).toBe(3)
+  for (const [n, text] of ['busy 1', 'busy 2', 'completed'].entries())
+    expect(await attempts.nth(n).textContent()).toContain(text)
   studio.calm()
 })
 

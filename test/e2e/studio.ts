@@ -17,11 +17,20 @@ export const rootKey = 'root-key-of-studio'
 export interface StudioTest {
   server: Awaited<ReturnType<typeof startServer>>
   tide: Tidebase
-  /** A page that shows `path`, logged in; what a page logs as an error, or throws, fails `calm`. */
+  /** A page that shows `path` (or an address that leads to the server), logged in; what a page logs as an error, or throws, fails `calm`. */
   open(path: string, options?: BrowserContextOptions & { key?: string }): Promise<Page>
   /** Throws what pages complained about: script errors and breaches of the content security policy. */
   calm(): void
   stop(): Promise<void>
+}
+
+/** A promise and what settles it. */
+export function signal() {
+  let give = () => {}
+  const given = new Promise<void>((resolve) => {
+    give = resolve
+  })
+  return { give, given }
 }
 
 /** Starts a server with Studio, and Chromium. */
@@ -42,7 +51,7 @@ export async function startStudio(options: ServerOptions = {}): Promise<StudioTe
         // Answers that are not 2xx are part of what is tested.
         if (message.type() === 'error' && !text.startsWith('Failed to load resource')) complaints.push(text)
       })
-      await page.goto(server.url + path)
+      await page.goto(new URL(path, server.url).href)
       await page.getByLabel('API key').fill(key)
       await page.getByRole('button', { name: 'Log in' }).click()
       await page.getByRole('navigation', { name: 'Main' }).waitFor()

@@ -23,6 +23,12 @@ const lineChars = 16_000
 const perSecond = 256 * 1024
 const levels: Record<number, LogLine['level']> = { 30: 'info', 40: 'warn', 50: 'error', 60: 'error' }
 
+/**
+ * What the runtime puts before its own lines (RFC 7464): they may come while the program is in the middle of a line, and
+ * without it that line would be two, with half of a secret in each.
+ */
+const ownLine = '\x1e'
+
 /** Shorter ones would strike out half of every line. */
 const leastSecret = 8
 
@@ -40,6 +46,29 @@ export function struck(values: readonly string[]): string[] {
 /** @param secrets as `struck` gives them */
 export function strike(text: string, secrets: readonly string[]): string {
   return secrets.reduce((all, secret) => all.replaceAll(secret, '[secret]'), text)
+}
+
+/** A line that is still being printed; pieces of one that does not end are taken as they come. */
+function unfinished(take: (line: string) => void, secrets: () => readonly string[]) {
+  let rest = ''
+  return {
+    add(text: string): void {
+      rest += text
+      if (rest.length <= lineChars) return
+      // A secret that is cut in two would not be known again: so much stays as the longest of them has, and is cut
+      // off where none goes on.
+      const most = Math.max(0, ...secrets().map(({ length }) => length))
+      if (rest.length <= lineChars + most) return
+      const cleaned = strike(rest, secrets())
+      take(cleaned.slice(0, -most || undefined))
+      rest = most === 0 ? '' : cleaned.slice(-most)
+    },
+    end(): void {
+      const line = rest
+      rest = ''
+      take(line)
+    },
+  }
 }
 
 /** Opens the logs in `dir`. */
@@ -102,7 +131,6 @@ export function createLogs(dir: string) {
   function capture(pod: string, replica: string, stream: Readable, secrets: () => readonly string[]): void {
     let second = 0
     let printed = 0
-    let rest = ''
     const take = (whole: string) => {
       const now = Math.trunc(Date.now() / 1000)
       if (now !== second) {
@@ -124,21 +152,26 @@ export function createLogs(dir: string) {
       const raw = strike(whole, secrets())
       if (raw !== '') write(pod, parse(raw.length > lineChars ? `${raw.slice(0, lineChars)} …` : raw, replica))
     }
+    const printing = unfinished(take, secrets)
+    const own = unfinished(take, secrets)
+    let current = printing
     stream.setEncoding('utf8')
     stream.on('data', (chunk: string) => {
-      const lines = (rest + chunk).split('\n')
-      rest = lines.pop() ?? ''
-      for (const line of lines) take(line)
-      if (rest.length <= lineChars) return
-      // A secret that is cut in two would not be known again: so much stays as the longest of them has, and is cut
-      // off where none goes on.
-      const most = Math.max(0, ...secrets().map(({ length }) => length))
-      if (rest.length <= lineChars + most) return
-      const cleaned = strike(rest, secrets())
-      take(cleaned.slice(0, -most || undefined))
-      rest = most === 0 ? '' : cleaned.slice(-most)
+      for (const [n, line] of chunk.split('\n').entries()) {
+        if (n > 0) {
+          current.end()
+          current = printing
+        }
+        for (const [m, piece] of line.split(ownLine).entries()) {
+          if (m > 0) current = own
+          current.add(piece)
+        }
+      }
     })
-    stream.on('end', () => take(rest))
+    stream.on('end', () => {
+      own.end()
+      printing.end()
+    })
     stream.on('error', () => {})
   }
 

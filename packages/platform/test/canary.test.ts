@@ -71,6 +71,7 @@ beforeAll(async () => {
       process.stdout.write(secret + '\\n'); process.stderr.write('x'.repeat(15990) + secret + 'y'.repeat(3000) + '\\n')
       process.stdout.write('z'.repeat(17000) + secret + 'z'.repeat(9000) + '\\n')
       process.stdout.write(secret.slice(0, 9)); await new Promise((done) => setTimeout(done, 30)); process.stdout.write(secret.slice(9) + '\\n')
+      process.stdout.write(secret.slice(0, 9)); Promise.reject(new Error('in the middle')); await new Promise((done) => setTimeout(done, 30)); process.stdout.write(secret.slice(9) + '\\n')
       Promise.reject(new Error(secret))
       await new Promise((done) => setTimeout(done, 30))
     }

@@ -15,6 +15,7 @@ import { InputMismatchError, ManualReviewError, RunCancelledError, StepError, Ti
 import { inputHash } from './hash.ts'
 import type { Lease } from './lease.ts'
 import type { Parking } from './parking.ts'
+import { errorWithStack } from './stack.ts'
 import { errorText, property } from './thrown.ts'
 import { inTime, isThenable, Scope, type StepFn } from './tries.ts'
 import { type Checkpoint, recorded } from './types.ts'
@@ -130,12 +131,10 @@ export class Steps {
       onWait: () => {
         note ??= this.#note(step)
       },
+      beforeRetry: async (error) => note?.again(error),
     })
     note?.cancel()
-    if ('error' in tried) {
-      await note?.sent()
-      return this.#fail<T>(step, tried, undefined)
-    }
+    if ('error' in tried) return this.#fail<T>(step, tried, await note?.sent())
     try {
       const reply = await this.#untilFree(() =>
         this.#lease.call('recordStep', {
@@ -161,7 +160,7 @@ export class Steps {
     const begun = await this.#beginReviewed(step)
     if (begun.action !== 'execute') return recorded<T>(this.#settled(step, begun))
     const stepId = begun.step.id
-    const tried = await this.#try(step, fn, { beforeRetry: () => this.#begin(step) })
+    const tried = await this.#try(step, fn, { beforeRetry: (error) => this.#begin(step, error) })
     if ('error' in tried) return this.#fail<T>(step, tried, stepId)
     try {
       await this.#lease.call('completeStep', {
@@ -175,13 +174,17 @@ export class Steps {
     }
   }
 
-  #begin(step: Call) {
-    return this.#untilFree(() =>
-      this.#lease.call('beginStep', {
-        params: { runId: this.#lease.runId },
-        body: { ...this.#start(step), leaseOwner: this.#lease.owner },
-      }),
-    )
+  /** @param error what the try before failed with */
+  #begin(step: Call, error?: unknown) {
+    return this.#untilFree(() => this.#lease.call('beginStep', this.#beginning(step, error)))
+  }
+
+  #beginning(step: Call, error: unknown) {
+    const lastError = error === undefined ? undefined : errorText(error)
+    return {
+      params: { runId: this.#lease.runId },
+      body: { ...this.#start(step), leaseOwner: this.#lease.owner, lastError },
+    }
   }
 
   /** Begins a step; where it waits for a decision the run does too, if it may. */
@@ -207,7 +210,7 @@ export class Steps {
         params: { runId: this.#lease.runId, stepId: begun ? begun.step.id : (stepId ?? '') },
         body: {
           leaseOwner: this.#lease.owner,
-          error: errorText(failed.error),
+          error: errorWithStack(failed.error),
           retryable: decision === 'safe_replay',
           resumeDecision: decision,
         },
@@ -244,23 +247,25 @@ export class Steps {
     }
   }
 
-  /** Tells the server, after a while and without waiting for it, that the step is running. */
+  /** Tells the server, after a while and without waiting for it, that the step is running; and each further try of it. */
   #note(step: Call): Note {
-    let sent: Promise<unknown> = Promise.resolve()
+    let sent: Promise<string | undefined> | undefined
+    const tell = async (known?: string, error?: unknown) => {
+      const call = { ...this.#beginning(step, error), retryForMs: 0, timeoutMs: 5_000 }
+      // Only a courtesy: the record says everything again. Losing the run is noticed by the lease.
+      const reply = await this.#lease.call('beginStep', call).catch(() => undefined)
+      return reply?.action === 'execute' ? reply.step.id : known
+    }
     const timer = setTimeout(() => {
-      sent = this.#lease
-        .call('beginStep', {
-          params: { runId: this.#lease.runId },
-          body: { ...this.#start(step), leaseOwner: this.#lease.owner },
-          retryForMs: 0,
-          timeoutMs: 5_000,
-        })
-        // Only a courtesy: the record says everything again. Losing the run is noticed by the lease.
-        .catch(() => undefined)
+      sent = tell()
     }, noteAfterMs)
     return {
       cancel: () => clearTimeout(timer),
-      sent: () => sent,
+      again: async (error) => {
+        sent = sent?.then((known) => tell(known, error))
+        await sent
+      },
+      sent: async () => sent,
     }
   }
 
@@ -276,7 +281,7 @@ export class Steps {
   async #try<T>(
     step: Call,
     fn: StepFn<T>,
-    hooks: { onWait?: () => void; beforeRetry?: () => Promise<unknown> },
+    hooks: { onWait?: () => void; beforeRetry: (error: unknown) => Promise<unknown> },
   ): Promise<Tried<T>> {
     const { retries = 0, backoffMs = 500 } = step.options
     for (let attempt = 1; ; attempt++) {
@@ -291,7 +296,7 @@ export class Steps {
         if (attempt > retries || property(error, 'retryable') === false) return { attempt, error }
         hooks.onWait?.()
         await delay(backoff(attempt - 1, backoffMs, Math.max(backoffMs, 30_000)), this.#lease.signal)
-        await hooks.beforeRetry?.()
+        await hooks.beforeRetry(error)
       } finally {
         scope.end()
       }
@@ -302,8 +307,13 @@ export class Steps {
 /** Tells, after a while, that a step is running. */
 interface Note {
   cancel(): void
-  /** A note that arrives after the step failed would show it running for ever; after a record it is harmless. */
-  sent(): Promise<unknown>
+  /** Before another try. Of a step that nobody has heard of yet, the tries are not worth a write each. */
+  again(error: unknown): Promise<void>
+  /**
+   * The step's id, where it was begun. A note that arrives after the step failed would show it running for ever; after a
+   * record it is harmless.
+   */
+  sent(): Promise<string | undefined>
 }
 
 /** Whether the output itself is at fault: it cannot be recorded, however often that is tried. */

@@ -221,7 +221,9 @@ test.each([
   expect(error).toMatchObject({ step: 'bad', attempts: times, cause: expect.any(RangeError), failureClass: 'quota' })
   expect(ran).toBe(times)
   const { run, steps } = await detail(id)
-  expect(steps).toMatchObject([{ name: 'bad', status, error: 'RangeError: too much', leaseOwner: null }])
+  expect(steps).toMatchObject([
+    { name: 'bad', status, error: expect.stringMatching(/^RangeError: too much\n {4}at /), leaseOwner: null },
+  ])
   expect(run).toMatchObject({ status: 'failed', failureClass: 'quota', error: expect.stringContaining('too much') })
   expect(run.error).not.toContain('steps.test.ts')
 })

@@ -61,7 +61,9 @@ export function attemptsOf(events: readonly RunEvent[]): Attempts {
     const known = ofSteps.get(id) ?? []
     const last = known.at(-1)
     if (type === 'step.started') {
-      if (last?.end === null) Object.assign(last, { end: at, status: 'retried' })
+      const error = text(payload, 'lastError')
+      if (last?.end === null)
+        Object.assign(last, { end: at, status: error === null ? 'retried' : 'failed_retryable', error })
       known.push({ begin: at, end: null, status: 'running', error: null })
       ofSteps.set(id, known)
     }

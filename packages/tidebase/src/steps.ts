@@ -20,6 +20,7 @@ import { dropStream } from './chunks.ts'
 import { statement } from './coalesce.ts'
 import type { Queryable } from './db.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
+import { messagePart } from './error-text.ts'
 import { ApiError } from './errors.ts'
 import { appendEvents, leftJoinRow, lockRuns } from './events.ts'
 import { derivedId, newId, parseId, wireId, wireIdSql } from './ids.ts'
@@ -141,9 +142,9 @@ export const stepPayload = (id: string, rest: string) =>
 /** SQL: whether a call is the first of its step in the batch. */
 export const firstOfStep = 'row_number() over (partition by c.project, c.run, c.id order by c.i) = 1'
 
-const begins = statement<StartCall & { lease_ms: number }, StepRow>(
+const begins = statement<StartCall & { lease_ms: number; last_error: string | null }, StepRow>(
   'steps.begin',
-  [...startColumns, 'lease_ms double precision'],
+  [...startColumns, 'lease_ms double precision', 'last_error text'],
   `${lockRuns}, decided as materialized (
     select c.*, l.tid, l.event_seq, case
       when l.id is null then 'missing'
@@ -182,7 +183,7 @@ const begins = statement<StartCall & { lease_ms: number }, StepRow>(
     from (select tid, max(seq) as last from numbered group by tid) n where r.ctid = n.tid
   ), news as materialized (
     select n.project, n.run, n.seq, 'step.started' as type,
-      ${stepPayload('n.id', "'name', n.name, 'attempt', b.attempt")} as payload
+      json_strip_nulls(${stepPayload('n.id', "'name', n.name, 'attempt', b.attempt, 'lastError', n.last_error")}) as payload
     from numbered n join begun b on b.project = n.project and b.run_id = n.run and b.id = n.id
     union all
     select project, run, seq, 'step.manual_review', ${stepPayload('id', "'name', name, 'reason', 'worker_lost'")}
@@ -207,7 +208,11 @@ export async function beginStep(
   body: BodyOf<Routes['beginStep']>,
 ): Promise<ReplyOf<Routes['beginStep']>> {
   const owner = body.leaseOwner || `worker_${newId()}`
-  const call = { ...startCall(caller, run, body, owner), lease_ms: engine.settings.leaseMs }
+  const call = {
+    ...startCall(caller, run, body, owner),
+    lease_ms: engine.settings.leaseMs,
+    last_error: messagePart(body.lastError ?? '') || null,
+  }
   const row = await submit(engine, begins, call)
   if (row.action === 'missing') throw new ApiError('run_not_found')
   if (row.action === 'completed') throw new ApiError('run_completed')
@@ -329,11 +334,20 @@ async function endStep(engine: Engine, call: StepCall, row: StepRow & { action: 
 }
 
 const failures = statement<
-  StepCall & { owner: string; error: string; status: string; decision?: string | null },
+  StepCall & { owner: string; error: string; message: string; status: string; decision?: string | null },
   StepRow
 >(
   'steps.fail',
-  ['project integer', 'run uuid', 'id uuid', 'owner text', 'error text', 'status text', 'decision text'],
+  [
+    'project integer',
+    'run uuid',
+    'id uuid',
+    'owner text',
+    'error text',
+    'message text',
+    'status text',
+    'decision text',
+  ],
   `${lockRuns}, decided as materialized (
     select c.*, s.name, s.attempt, l.tid, l.event_seq, case
       ${endGuard}
@@ -358,7 +372,7 @@ const failures = statement<
   ), news as materialized (
     select project, run, seq, 'step.failed' as type, ${stepPayload(
       'id',
-      "'name', name, 'attempt', attempt, 'error', error, 'status', status, 'resumeDecision', decision",
+      "'name', name, 'attempt', attempt, 'error', message, 'status', status, 'resumeDecision', decision",
     )} as payload from numbered
   ), ${appendEvents}
   select d.i, d.action, s.* from decided d
@@ -385,5 +399,6 @@ export async function failStep(
         ? 'manual_review'
         : 'failed'
   const call = { project: caller.project, run, id: stepKey(stepId), owner: body.leaseOwner, error: body.error }
-  return endStep(engine, call, await submit(engine, failures, { ...call, status, decision }))
+  const message = messagePart(body.error)
+  return endStep(engine, call, await submit(engine, failures, { ...call, message, status, decision }))
 }

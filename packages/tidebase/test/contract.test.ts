@@ -374,6 +374,22 @@ describe('steps', () => {
   })
 
   test.each([
+    '\n    at save (flow.ts:1:2)',
+    '\nTraceback (most recent call last):\n  File "f.py"',
+    '\nCaused by: rain',
+  ])('a stack is recorded of the step, and is not in its event: %j', async (stack) => {
+    const run = await begun()
+    const step = await executed(run.id, 's')
+    const params = { runId: run.id, stepId: step.id }
+    const error = `boom\nat noon${stack}`
+    const failed = await server.ok('failStep', { params, body: { leaseOwner: 'w1', error } })
+    expect(failed.step.error).toBe(error)
+    const { events } = await server.ok('getRun', { params: { runId: run.id } })
+    const event = events.find(({ type }) => type === 'step.failed')
+    expect(event?.payload).toMatchObject({ error: 'boom\nat noon' })
+  })
+
+  test.each([
     [
       { sideEffect: 'write', onAmbiguousFailure: 'retry' },
       { sideEffects: ['write'], replay: 'auto' },

@@ -22,10 +22,15 @@ export function readableLog(write: (line: string) => void = (line) => process.st
   return { info: line(pc.cyan('•')), warn: line(pc.yellow('!')), error: line(pc.red('✖')) }
 }
 
-/** Lines for machines, on stdout. */
-export function jsonLog(): Log {
+/**
+ * Lines for machines, on stdout.
+ *
+ * @param mark goes before each. The platform needs one: a line may come while the program is in the middle of its own
+ */
+export function jsonLog(mark = ''): Log {
   const { pino }: typeof import('pino') = createRequire(import.meta.url)('pino')
-  const logger = pino({ base: null })
+  const out = pino.destination({ sync: true })
+  const logger = pino({ base: null }, { write: (line) => void out.write(mark + line) })
   return {
     info: (message, fields) => logger.info(fields ?? {}, message),
     warn: (message, fields) => logger.warn(fields ?? {}, message),

@@ -135,7 +135,7 @@ export async function runPod(load: () => unknown): Promise<void> {
   const dir = env.TIDEPOOL_DIR ?? process.cwd()
   const mode = env.TIDEPOOL_MODE === 'dev' ? 'dev' : 'production'
   const listen = env.TIDEPOOL_LISTEN ?? '8000'
-  const log = mode === 'dev' ? readableLog() : jsonLog()
+  const log = mode === 'dev' ? readableLog() : jsonLog(env.TIDEPOOL_PLATFORM ? '\x1e' : '')
   const platform = env.TIDEPOOL_PLATFORM
     ? joinPlatform({ socket: env.TIDEPOOL_PLATFORM, token: env.TIDEPOOL_TOKEN ?? '' }, env.TIDEPOOL_REPLICA ?? '')
     : undefined

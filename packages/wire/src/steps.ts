@@ -78,7 +78,11 @@ export const beginStep = route({
   path: '/runs/:runId/steps/begin',
   summary: 'Begin a step, or learn what is recorded of it. Exactly one of several first begins may execute it.',
   scopes: ['worker'],
-  body: StepStart.extend({ leaseOwner: LeaseOwner.nullish() }),
+  body: StepStart.extend({
+    leaseOwner: LeaseOwner.nullish(),
+    /** What the try before failed with, when a worker tries again by itself. The event says it. */
+    lastError: ErrorText.nullish(),
+  }),
   reply: z.discriminatedUnion('action', [
     z.object({ action: z.literal('execute'), step: Step, leaseOwner: z.string() }),
     z.object({ action: z.literal('return'), step: Step, output: Json }),

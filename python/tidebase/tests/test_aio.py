@@ -41,6 +41,24 @@ class Asyncio(unittest.IsolatedAsyncioTestCase):
 
         self.assertEqual(await self.tide.run("mixed", workflow, input=1), [["async", True], 1])
 
+    async def test_the_traceback_of_a_failed_step_has_the_frames_of_the_program(self) -> None:
+        run_id = (await self.tide.runs.create("breaks"))["id"]
+
+        async def inner() -> None:
+            raise ValueError("no")
+
+        async def work() -> None:
+            await asyncio.wait_for(inner(), 5)
+
+        async def workflow(run: Any) -> None:
+            await run.step("work", work, timeout_s=5)
+
+        with self.assertRaises(StepError):
+            await self.tide.run("breaks", workflow, run_id=run_id)
+        message, header, *frames = (await self.tide.runs.get(run_id))["steps"][0]["error"].split("\n")
+        self.assertEqual((message, header), ("ValueError: no", "Traceback (most recent call last):"))
+        self.assertEqual([frame.rsplit(" ", 1)[1] for frame in frames], ["work", "inner"])
+
     async def test_steps_side_by_side(self) -> None:
         async def workflow(run: Any) -> Any:
             started = time.monotonic()

@@ -230,3 +230,78 @@ class Steps(ServerTest):
     def test_many_steps_at_once(self) -> None:
         items = list(range(40))
         self.assertEqual(self.tide.run("many", lambda run: run.fanout("n", items, lambda n: n, concurrency=40)), items)
+
+    def test_a_failed_step_is_recorded_with_its_traceback_and_causes(self) -> None:
+        run_id = self.tide.runs.create("breaks")["id"]
+
+        def reserve(password: str) -> None:
+            try:
+                raise KeyError("table")
+            except KeyError as error:
+                raise ValueError("no table") from error
+
+        with self.assertRaises(StepError):
+            self.tide.run(
+                "breaks", lambda run: run.step("reserve", lambda: reserve("hunter2"), timeout_s=5), run_id=run_id
+            )
+        detail = self.detail(run_id)
+        error = detail["steps"][0]["error"]
+        message, traceback, *frames = error.split("\n")
+        self.assertEqual((message, traceback), ("ValueError: no table", "Traceback (most recent call last):"))
+        self.assertEqual([frame.rsplit(" ", 1)[1] for frame in frames[:2]], ["<lambda>", "reserve"])
+        self.assertRegex(frames[1], r'^  File ".*test_steps\.py", line \d+, in reserve$')
+        self.assertEqual(frames[2:], ["Caused by: KeyError: 'table'"])
+        self.assertNotIn("hunter2", error)
+        self.assertEqual(detail["run"]["error"], 'Step "reserve" failed: ValueError: no table')
+        events = [each["payload"] for each in detail["events"] if each["type"] == "step.failed"]
+        self.assertEqual([each["error"] for each in events], ["ValueError: no table"])
+
+    def test_of_an_error_of_the_sdk_the_message_alone_is_recorded(self) -> None:
+        run_id = self.tide.runs.create("late")["id"]
+        with self.assertRaises(StepError):
+            self.tide.run("late", lambda run: run.step("late", lambda: time.sleep(1), timeout_s=0.05), run_id=run_id)
+        self.assertEqual(self.detail(run_id)["steps"][0]["error"], 'Step "late" did not end within 50 ms.')
+
+    def of_steps(self, run_id: str) -> List[Any]:
+        """The events of a run's steps: type, attempt, and the error of that or of the try before."""
+        events = [each for each in self.detail(run_id)["events"] if each["type"].startswith("step.")]
+        return [
+            (each["type"], payload.get("attempt"), payload.get("lastError", payload.get("error")))
+            for each in events
+            for payload in [each["payload"]]
+        ]
+
+    def shown(self, run_id: str) -> None:
+        until(lambda: [each["status"] for each in self.detail(run_id)["steps"]] == ["running"], 5)
+
+    def test_a_step_that_is_known_to_run_and_fails_is_one_attempt(self) -> None:
+        run_id = self.tide.runs.create("slow")["id"]
+
+        def wait() -> None:
+            self.shown(run_id)
+            raise ValueError("no")
+
+        with self.assertRaises(StepError):
+            self.tide.run("slow", lambda run: run.step("wait", wait), run_id=run_id)
+        self.assertEqual(self.of_steps(run_id), [("step.started", 1, None), ("step.failed", 1, "ValueError: no")])
+
+    def test_each_try_is_told_with_what_the_one_before_failed_with(self) -> None:
+        for options in ({}, {"side_effects": ["pay"]}):
+            run_id = self.tide.runs.create("tries")["id"]
+
+            def call(step: Any, run_id: str = run_id) -> str:
+                if step.attempt == 1:
+                    self.shown(run_id)
+                if step.attempt < 3:
+                    raise ValueError(str(step.attempt))
+                return "fine"
+
+            self.tide.run(
+                "tries",
+                lambda run: run.step("call", lambda step: call(step), retries=2, backoff_s=0.001, **options),
+                run_id=run_id,
+            )
+            expected: List[Any] = [("step.started", 1, None), ("step.started", 2, "ValueError: 1")]
+            expected += [("step.started", 3, "ValueError: 2"), ("step.completed", None, None)]
+            self.assertEqual(self.of_steps(run_id), expected)
+            self.assertEqual(self.detail(run_id)["steps"][0]["attempt"], 3)

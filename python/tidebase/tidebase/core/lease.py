@@ -128,15 +128,15 @@ class Lease:
                 self._wake.notify_all()
         return lambda: self._forget(entry)
 
-    def courtesy(self, method: str, path: str, **request: Any) -> None:
-        """A single try of a call whose failure does not matter; for `later`."""
+    def courtesy(self, method: str, path: str, **request: Any) -> Any:
+        """A single try of a call whose failure does not matter; for `later`. Returns the answer, if one came."""
         try:
-            self._transport.call(
+            return self._transport.call(
                 method, "/runs/{run_id}" + path, run_id=self.run_id, stop=self.stop, retry_for_s=0, **request
             )
         except BaseException:
             # The record says everything again. Losing the run is noticed by the heartbeat and by every other call.
-            pass
+            return None
 
     def post(self, path: str, **request: Any) -> Any:
         """A call from a thread of ours; raises as ``call``."""

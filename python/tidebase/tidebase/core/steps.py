@@ -34,13 +34,13 @@ from ..runtime import Limit, wants_argument
 from ..stop import Stop
 from ..transport import backoff
 from .lease import Lease
+from .note import Note
 from .parking import Parking
+from .stack import error_with_stack
 from .streams import StreamWriter
 from .waits import Numbers
 from .wire import body, ms
 
-#: After this long, people looking at the run want to see what it is doing.
-NOTE_AFTER_S = 0.1
 # The output itself is at fault: it cannot be recorded, however often that is tried.
 UNFIT = {"not_json", "body_too_large", "invalid_body", "invalid_json"}
 
@@ -199,15 +199,14 @@ class Steps:
 
     async def _run_then_record(self, step: _Call, fn: Callable[..., Any]) -> Any:
         started_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        note = _Note(self._lease, step)
+        note = Note(self._lease, step.start(self._lease.owner))
         try:
-            tried = await self._try(step, fn, None)
+            tried = await self._try(step, fn, note.again)
         finally:
             note.cancel()
         if tried.error is not None:
             # A note that arrives after the step failed would show it running for ever.
-            await note.sent()
-            return await self._fail(step, tried.attempt, tried.error, None)
+            return await self._fail(step, tried.attempt, tried.error, await note.sent())
 
         async def record() -> Dict[str, Any]:
             request = {
@@ -232,7 +231,7 @@ class Steps:
         if begun["action"] != "execute":
             return self._settled(step, begun)
         step_id: str = begun["step"]["id"]
-        tried = await self._try(step, fn, lambda: self._begin(step))
+        tried = await self._try(step, fn, lambda error: self._begin(step, error))
         if tried.error is not None:
             return await self._fail(step, tried.attempt, tried.error, step_id)
         try:
@@ -248,9 +247,11 @@ class Steps:
                 raise
             return await self._fail(step, tried.attempt, error, step_id)
 
-    async def _begin(self, step: _Call) -> Dict[str, Any]:
+    async def _begin(self, step: _Call, error: Optional[Exception] = None) -> Dict[str, Any]:
+        request = body(**step.start(self._lease.owner), lastError=error and error_text(error))
+
         async def begin() -> Dict[str, Any]:
-            reply: Dict[str, Any] = await self._lease.call("POST", "/steps/begin", body=step.start(self._lease.owner))
+            reply: Dict[str, Any] = await self._lease.call("POST", "/steps/begin", body=request)
             return reply
 
         return await self._until_free(begin)
@@ -280,7 +281,7 @@ class Steps:
                 step_id=step_id,
                 body={
                     "leaseOwner": self._lease.owner,
-                    "error": error_text(cause),
+                    "error": error_with_stack(cause),
                     "retryable": step.decision == "safe_replay",
                     "resumeDecision": step.decision,
                 },
@@ -318,7 +319,7 @@ class Steps:
             attempt += 1
 
     async def _try(
-        self, step: _Call, fn: Callable[..., Any], before_retry: Optional[Callable[[], Awaitable[Any]]]
+        self, step: _Call, fn: Callable[..., Any], before_retry: Callable[[Exception], Awaitable[Any]]
     ) -> _Tried:
         """Tries the function as often as it may be tried. Raises only what ended the run."""
         options = step.options
@@ -331,9 +332,9 @@ class Steps:
                 self._lease.check()
                 if attempt > options.retries or getattr(error, "retryable", None) is False:
                     return _Tried(attempt, error=error)
+                failed = error
             await self._lease.runtime.sleep(backoff(attempt - 1, base, max(base, 30.0)), self._lease.stop)
-            if before_retry:
-                await before_retry()
+            await before_retry(failed)
             attempt += 1
 
     async def _attempt(self, step: _Call, fn: Callable[..., Any], attempt: int) -> Any:
@@ -355,36 +356,3 @@ class Steps:
         finally:
             unwatch()
             writer.stop()
-
-
-class _Note:
-    """Tells the server, after a while and without waiting for it, that a step is running."""
-
-    def __init__(self, lease: Lease, step: _Call) -> None:
-        self._lease = lease
-        self._step = step
-        self._lock = threading.Lock()
-        self._future: Optional["Future[None]"] = None
-        self._cancelled = False
-        self._forget = lease.later(NOTE_AFTER_S, self._send)
-
-    def _send(self) -> None:
-        with self._lock:
-            if self._cancelled:
-                return
-            self._future = Future()
-        try:
-            self._lease.courtesy("POST", "/steps/begin", body=self._step.start(self._lease.owner), timeout_s=5.0)
-        finally:
-            self._future.set_result(None)
-
-    def cancel(self) -> None:
-        """After a record a note is harmless: one under way is not waited for."""
-        with self._lock:
-            self._cancelled = True
-        self._forget()
-
-    async def sent(self) -> None:
-        """Returns when a note that was under way has arrived."""
-        if self._future:
-            await self._lease.runtime.outcome(self._future)

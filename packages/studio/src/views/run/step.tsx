@@ -37,7 +37,7 @@ export function StepPanel({
       </p>
       {attempts.length > 1 && <Attempts attempts={attempts} />}
       {step.attempt > Math.max(1, attempts.length) && (
-        <p class="muted">Its worker tried again by itself; the tries in between are not recorded.</p>
+        <p class="muted">Its worker tried again at once, by itself; those tries were not reported.</p>
       )}
       <ErrorText text={step.error} />
       {step.status === 'running' && <LiveText runId={step.runId} name={step.name} />}
@@ -66,7 +66,7 @@ export function StepPanel({
 /** An error: what it says, and under it where it came from. */
 export function ErrorText({ text }: { text: string | null | undefined }) {
   if (!text) return null
-  const stack = text.search(/\n\s*at |\nTraceback /)
+  const stack = text.search(/\n\s*at |\nTraceback |\nCaused by: /)
   return (
     <section aria-label="Error">
       <h3>Error</h3>
