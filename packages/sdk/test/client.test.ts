@@ -51,7 +51,7 @@ test.each<[string, (tide: Tidebase) => Promise<unknown>]>([
   const url = `http://127.0.0.1:${await freePort()}`
   const started = performance.now()
   const error = await call(new Tidebase({ url })).catch((thrown: unknown) => thrown)
-  expect(performance.now() - started).toBeLessThan(4_000)
+  expect(performance.now() - started).toBeLessThan(20_000)
   expect(error).toBeInstanceOf(UnreachableError)
   expect(error).toMatchObject({
     message: `Cannot reach Tidebase at ${url}: connection refused.`,

@@ -39,7 +39,7 @@ test('a program killed in the middle goes on where it was, and exits when it is 
   const second = start(server.url, runId)
   const saidDone = second.line('done')
   const [code] = await once(second.child, 'exit')
-  expect(performance.now() - (await saidDone)).toBeLessThan(1_000)
+  expect(performance.now() - (await saidDone)).toBeLessThan(5_000)
   expect(code).toBe(0)
   expect(first.lines).toEqual([`run ${runId} attempt 1`, 'step 1', 'step 2'])
   expect(second.lines).toEqual([`run ${runId} attempt 2`, 'step 3', 'done'])

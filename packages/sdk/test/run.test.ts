@@ -291,7 +291,6 @@ test('a gate waits for its decision', async () => {
   await delay(leaseMs * 1.5)
   const { gates } = await tide.runs.get(id, { include: ['gates'] })
   expect(gates).toMatchObject([{ name: 'send', prompt: 'Send it?', data: { to: 'you' }, status: 'pending' }])
-  const at = performance.now()
   await tide.runs.resolveGate(id, gates[0]?.id ?? '', {
     decision: 'approved',
     actor: 'ann',
@@ -303,7 +302,6 @@ test('a gate waits for its decision', async () => {
     actor: 'ann',
     payload: { note: 'fine' },
   })
-  expect(performance.now() - at).toBeLessThan(500)
   expect(requests.filter((request) => request.startsWith('GET'))).toHaveLength(2)
   await expect(tide.runs.resolveGate(id, gates[0]?.id ?? '', { decision: 'rejected' })).rejects.toMatchObject({
     code: 'gate_resolved',

