@@ -61,7 +61,8 @@ const goals: Goal[] = [
   },
   ...(
     [
-      ['enqueue/s, one by one, 64 in flight', 'tidebase, http', 'enqueuePerSecond', { atLeast: 10_000 }],
+      ['enqueue/s, one by one, 64 in flight, by HTTP', 'tidebase, http', 'enqueuePerSecond', { atLeast: 10_000 }],
+      ['enqueue/s, one by one, 64 in flight, SDK', 'tidebase, sdk', 'enqueuePerSecond', { atLeast: 10_000 }],
       ['enqueue/s, batches of 500', 'tidebase, http', 'enqueueBatchPerSecond', { atLeast: 50_000 }],
       [
         'claim + complete /s, by HTTP',

@@ -62,8 +62,11 @@ async function benchQueue(
   const client = connect(url)
   const queue = 'bench'
   const batches = Math.ceil(jobs / perBatch)
-  await repeat(64, 64, (n) => enqueueOne(client, queue, n))
-  const singly = await repeat(jobs, 64, (n) => enqueueOne(client, queue, n))
+  const tide = new Tidebase({ url })
+  const enqueue = (n: number) =>
+    way === 'sdk' ? tide.enqueue('bench', { queue, input: { n } }) : enqueueOne(client, queue, n)
+  await repeat(64, 64, enqueue)
+  const singly = await repeat(jobs, 64, enqueue)
   const together = await repeat(batches, 4, () => enqueueMany(client, queue, perBatch))
   const all = 64 + jobs + batches * perBatch
   const working = await workOff(client, url, queue, way, all)
