@@ -17,8 +17,8 @@ export default defineConfig({
   test: {
     include: ['packages/*/test/**/*.test.ts', 'test/**/*.test.ts', 'examples/*/*.test.ts'],
     globalSetup: ['test/postgres.ts'],
-    // For two cores: many tests wait for processes, browsers and leases, so a third file fits in between.
-    maxWorkers: 3,
+    // Two cores: more workers only make timings of real processes worse.
+    maxWorkers: 2,
     testTimeout: 30_000,
     hookTimeout: 60_000,
     // A busy machine may take its time over what is waited for.

@@ -16,7 +16,7 @@ afterAll(() => server.stop())
 
 let names = 0
 /** A worker of its own, with one workflow on one queue. What it complains about is collected. */
-function worker(fn: (run: RunContext, input: unknown) => unknown) {
+function worker(fn: (run: RunContext, input: unknown) => unknown, { parkAfterMs = 100 } = {}) {
   const name = `wf${names++}`
   const own = new Tidebase({ url: server.url })
   own.workflow(name, fn)
@@ -26,7 +26,7 @@ function worker(fn: (run: RunContext, input: unknown) => unknown) {
     queues: [name],
     signal: stop.signal,
     waitMs: 500,
-    parkAfterMs: 100,
+    parkAfterMs,
     graceMs: 100,
     onError: (error) => errors.push(error),
   })
@@ -43,13 +43,14 @@ const until = (id: string, status: string) =>
 
 test('a short sleep and a signal that is there are waited for in place', async () => {
   const seen: number[] = []
-  const { enqueue, errors } = worker(async (run) => {
+  const answer = async (run: RunContext) => {
     seen.push(run.attempt)
     await run.sleep(30)
     const first = await run.waitForSignal<string>('word')
     const second = await run.waitForSignal<string>('word', { timeoutMs: 50 })
     return [first?.payload, second]
-  })
+  }
+  const { enqueue, errors } = worker(answer, { parkAfterMs: 10_000 })
   const id = await enqueue()
   await tide.runs.signal(id, 'word', 'hello')
   expect((await tide.runs.wait(id)).result).toEqual(['hello', null])
