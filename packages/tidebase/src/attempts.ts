@@ -10,7 +10,7 @@ import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { appendEvents, lockRuns } from './events.ts'
 import { type RunRow, readRun, refuse, toRun } from './runs.ts'
-import { readCheckpoints } from './steps.ts'
+import { readCheckpoints } from './step-rows.ts'
 
 interface RunCall {
   project: number

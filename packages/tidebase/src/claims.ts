@@ -16,7 +16,7 @@ import type { Caller, Engine } from './engine.ts'
 import { appendEvents } from './events.ts'
 import { newId, wireId } from './ids.ts'
 import { type RunRow, toRun } from './runs.ts'
-import { readCheckpoints } from './steps.ts'
+import { readCheckpoints } from './step-rows.ts'
 import { slowPollMs, waitFor } from './wait.ts'
 
 /** SQL: the queued jobs of `k.queue` without a key, or those of `k.key`. */

@@ -32,7 +32,7 @@ const columns = [...startColumns, 'output json', 'attempt integer', 'started_at 
 const started = stepPayload('id', "'name', name, 'attempt', coalesce(attempt, 1)")
 const completed = stepPayload('id', "'name', name")
 
-const fresh = statement<RecordCall, object>(
+const fresh = statement<RecordCall, { has_streams?: boolean }>(
   'steps.record_fresh',
   columns,
   `fit as materialized (
@@ -65,7 +65,7 @@ const fresh = statement<RecordCall, object>(
   { simple: true },
 )
 
-const records = statement<RecordCall, { has_streams: boolean }>(
+const records = statement<RecordCall, { has_streams?: boolean }>(
   'steps.record',
   columns,
   `${lockRuns}, decided as materialized (
@@ -129,11 +129,7 @@ export async function recordStep(
     started_at: body.startedAt,
   }
   const simple = isLikelyFresh(body) ? await submit(engine, fresh, call) : undefined
-  if (simple?.action === 'recorded') {
-    engine.wakeups.run(caller.project, run)
-    return { action: 'recorded', stepId: wireId('step', call.id) }
-  }
-  const { action, has_streams } = await submit(engine, records, call)
+  const { action, has_streams } = simple?.action === 'recorded' ? simple : await submit(engine, records, call)
   if (action === 'missing') throw new ApiError('run_not_found')
   if (action === 'lease_lost') throw new ApiError('lease_lost')
   if (action === 'cancelled') return { action }

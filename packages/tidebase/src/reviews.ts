@@ -11,7 +11,7 @@ import { appendEvents, leftJoinRow, lockRuns } from './events.ts'
 import { parseId, wireIdSql } from './ids.ts'
 import { announceWake, joinWoken, type Woken, wakeNews, wakeParked, wokenColumns } from './park.ts'
 import { refuse } from './runs.ts'
-import { type StepRow, toStep } from './steps.ts'
+import { type StepRow, toStep } from './step-rows.ts'
 
 const resolutions = statement<
   { project: number; run: string; id: string; decision: string; output?: unknown; actor?: string | null },

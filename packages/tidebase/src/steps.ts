@@ -1,4 +1,5 @@
-// Steps: begin, complete, fail; record is in records.ts. A completed step is a checkpoint: its output is what every later begin gets.
+// Steps: begin, complete, fail; record is in records.ts, their rows are in step-rows.ts. A completed step is a
+// checkpoint: its output is what every later begin gets.
 //
 //   ─begin→ running ─complete→ completed (for good)
 //   running ─fail→ failed_retryable | manual_review | failed ─begin→ running (attempt + 1)
@@ -8,88 +9,15 @@
 // A step's id is derived from its run and name, so "exactly one begin may execute" is the primary key together with
 // the run's row lock. `begin` and `complete` are fenced by the step's lease; `record`, which does both at once for
 // steps that are safe to replay, by the run's.
-import {
-  type BodyOf,
-  type ContractOptions,
-  type ReplyOf,
-  type Routes,
-  resumeContract,
-  resumeDecision,
-} from '@tidebase/wire'
+import { type BodyOf, type ReplyOf, type Routes, resumeDecision } from '@tidebase/wire'
 import { dropStream } from './chunks.ts'
 import { statement } from './coalesce.ts'
-import type { Queryable } from './db.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { messagePart } from './error-text.ts'
 import { ApiError } from './errors.ts'
 import { appendEvents, leftJoinRow, lockRuns } from './events.ts'
 import { derivedId, newId, parseId, wireId, wireIdSql } from './ids.ts'
-
-type Step = ReplyOf<Routes['completeStep']>['step']
-type Checkpoint = NonNullable<ReplyOf<Routes['beginRun']>['checkpoints']>[number]
-
-/** A row of tidebase.steps. */
-export interface StepRow {
-  id: string
-  run_id: string
-  name: string
-  input_hash: string
-  input: unknown
-  options: (ContractOptions & Record<string, unknown>) | null
-  status: Step['status']
-  output: unknown
-  error: string | null
-  review: 'open' | 'fail' | null
-  lease_owner: string | null
-  lease_expires_at: Date | null
-  attempt: number
-  started_at: Date | null
-  completed_at: Date | null
-  created_at: Date
-  updated_at: Date
-}
-
-/** A step as the wire shows it. */
-export function toStep(row: StepRow): Step {
-  return {
-    id: wireId('step', row.id),
-    runId: wireId('run', row.run_id),
-    name: row.name,
-    inputHash: row.input_hash,
-    input: row.input,
-    options: row.options,
-    resumeContract: resumeContract(row.options),
-    status: row.status,
-    output: row.output,
-    error: row.error,
-    needsReview: row.review === 'open',
-    leaseOwner: row.lease_owner,
-    leaseExpiresAt: row.lease_expires_at?.toISOString() ?? null,
-    attempt: row.attempt,
-    startedAt: row.started_at?.toISOString() ?? null,
-    completedAt: row.completed_at?.toISOString() ?? null,
-    createdAt: row.created_at.toISOString(),
-    updatedAt: row.updated_at.toISOString(),
-  }
-}
-
-/** The completed steps of a run in the order they began. */
-export async function readCheckpoints(db: Queryable, project: number, run: string): Promise<Checkpoint[]> {
-  const rows = await db.query<{ id: string; name: string; input_hash: string; output: unknown }>(
-    {
-      name: 'steps.checkpoints',
-      text: `select id, name, input_hash, output from tidebase.steps
-        where project = $1 and run_id = $2 and status = 'completed' order by position`,
-    },
-    [project, run],
-  )
-  return rows.map((row) => ({
-    id: wireId('step', row.id),
-    name: row.name,
-    inputHash: row.input_hash,
-    output: row.output,
-  }))
-}
+import { readStep, type Step, type StepRow, toStep } from './step-rows.ts'
 
 interface StepCall {
   project: number
@@ -244,15 +172,6 @@ export async function recorded(engine: Engine, call: StartCall, action: string):
     expectedInputHash: step.inputHash,
     actualInputHash: call.hash,
   }
-}
-
-async function readStep(db: Queryable, { project, run, id }: StepCall): Promise<StepRow> {
-  const [row] = await db.query<StepRow>(
-    { name: 'steps.read', text: 'select * from tidebase.steps where project = $1 and run_id = $2 and id = $3' },
-    [project, run, id],
-  )
-  if (!row) throw new ApiError('step_not_found')
-  return row
 }
 
 /** SQL: what both ends of a step check first. */

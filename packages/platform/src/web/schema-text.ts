@@ -2,12 +2,12 @@
 import { z } from 'zod'
 
 type Schema = z.core.JSONSchema.BaseSchema
-type Any = z.core.JSONSchema._JSONSchema
+type Subschema = z.core.JSONSchema._JSONSchema
 
 /** The JSON Schema of what a caller sends, or is answered. */
 export const schemaOf = (type: z.ZodType): Schema => z.toJSONSchema(type, { io: 'input', unrepresentable: 'any' })
 
-function resolve(schema: Any | undefined, root: Schema): Schema {
+function resolve(schema: Subschema | undefined, root: Schema): Schema {
   if (schema === undefined || typeof schema === 'boolean') return {}
   const name = schema.$ref?.replace('#/$defs/', '')
   return name === undefined ? schema : resolve(root.$defs?.[name], root)
@@ -28,11 +28,11 @@ function limitsOf({ minimum, maximum, minLength, maxLength, pattern, format, des
 }
 
 /** A type as text, objects over several lines. @param inside the references that led here: JSON contains JSON */
-export function typeText(given: Any, root: Schema, indent = '', inside: readonly string[] = []): string {
+export function typeText(given: Subschema, root: Schema, indent = '', inside: readonly string[] = []): string {
   const ref = typeof given === 'boolean' ? undefined : given.$ref
   if (ref !== undefined && inside.includes(ref)) return 'JSON'
   const path = ref === undefined ? inside : [...inside, ref]
-  const text = (each: Any, at = indent) => typeText(each, root, at, path)
+  const text = (each: Subschema, at = indent) => typeText(each, root, at, path)
   const schema = resolve(given, root)
   if (schema.enum) return schema.enum.map((each) => JSON.stringify(each)).join(' | ')
   if (schema.const !== undefined) return JSON.stringify(schema.const)
@@ -90,7 +90,7 @@ const samples: Record<string, unknown> = {
 }
 
 /** A body that shows what is needed. */
-export function sampleOf(given: Any, root: Schema, name = ''): unknown {
+export function sampleOf(given: Subschema, root: Schema, name = ''): unknown {
   if (Object.hasOwn(samples, name)) return samples[name]
   const schema = resolve(given, root)
   if (schema.enum) return schema.enum[0]
