@@ -63,7 +63,23 @@ export async function getRun(
   const part = async <Name extends keyof typeof parts, Empty>(name: Name, empty: Empty) =>
     wanted.includes(name) ? ((await parts[name]()) as Awaited<ReturnType<(typeof parts)[Name]>>) : empty
   const found = toRun(await readRun(db, caller, run))
-  const [steps, state, stateStreams, stateVersions, runEdges, childRuns, recoveryAttempts] = await Promise.all([
+  // Before the rest: who follows the run from the last of them must not have missed what it changed.
+  const events = await part('events', [])
+  const [
+    steps,
+    state,
+    stateStreams,
+    stateVersions,
+    runEdges,
+    childRuns,
+    recoveryAttempts,
+    channels,
+    channelDeliveries,
+    gates,
+    waits,
+    signals,
+    usage,
+  ] = await Promise.all([
     part('steps', []),
     part('state', null),
     part('stateStreams', []),
@@ -71,15 +87,12 @@ export async function getRun(
     part('runEdges', []),
     part('childRuns', []),
     part('recoveryAttempts', []),
-  ])
-  const [channels, channelDeliveries, gates, waits, signals, usage, events] = await Promise.all([
     part('channels', []),
     part('channelDeliveries', []),
     part('gates', []),
     part('waits', []),
     part('signals', []),
     part('usage', []),
-    part('events', []),
   ])
   const detail = {
     run: found,
