@@ -292,6 +292,8 @@ export class Steps {
         hooks.onWait?.()
         return { attempt, value: await inTime(this.#lease, scope, work, step.options.timeoutMs) }
       } catch (error) {
+        // Now, not after the pause: what the try still streams is of no use.
+        scope.end()
         this.#lease.check()
         if (attempt > retries || property(error, 'retryable') === false) return { attempt, error }
         hooks.onWait?.()
