@@ -1,9 +1,8 @@
 // Reading a run with a long history: `GET /runs/:id` as a dashboard asks it, one request at a time.
-import { newRunId } from '@tidebase/sdk'
 import { type Client, connect, percentile, round } from './client.ts'
+import { recordedRun } from './resume.ts'
 import type { Benchmark, Figures, Sample } from './suite.ts'
 
-const leaseOwner = 'bench'
 const events = 5_000
 const steps = (events - 2) / 2
 
@@ -51,19 +50,7 @@ async function readTimes(client: Client, path: string, reads: number): Promise<F
 }
 
 async function longRun(client: Client): Promise<string> {
-  const runId = newRunId()
-  const inputHash = 'b'.repeat(64)
-  await client.post('/runs/bench', { id: runId })
-  await client.post(`/runs/${runId}/begin`, {}, { 'x-tidebase-worker': leaseOwner })
-  // A step is two events.
-  for (let from = 0; from < steps; from += 500) {
-    const calls = Array.from({ length: Math.min(500, steps - from) }, (_, n) => ({
-      route: 'recordStep',
-      params: { runId },
-      body: { name: `s${from + n}`, inputHash, leaseOwner, output: { ok: n } },
-    }))
-    await client.post('/batch', { calls })
-  }
+  const runId = await recordedRun(client, steps)
   const { events: last } = await client.get<{ events: object[] }>(
     `/runs/${runId}?include=events&eventsAfter=${events - 1}`,
   )

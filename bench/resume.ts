@@ -32,7 +32,7 @@ async function benchResume(url: string, { steps, resumes }: { steps: number; res
   const tide = new Tidebase({ url })
   const ms: number[] = []
   for (let n = 0; n < resumes; n++) {
-    const runId = await interruptedRun(client, steps)
+    const runId = await recordedRun(client, steps)
     const began = performance.now()
     await tide.run('bench', { runId, leaseOwner }, async (run: RunContext) => {
       for (let step = 0; step < steps; step++) await run.step(`s${step}`, () => Promise.reject(new Error('ran again')))
@@ -48,8 +48,12 @@ async function benchResume(url: string, { steps, resumes }: { steps: number; res
   return { firstMs, p50ms: round(percentile(ms, 0.5)), p99ms: round(percentile(ms, 0.99)) }
 }
 
-/** A run as its crashed worker left it, but that its lease is ours to take up again. */
-async function interruptedRun(client: Client, steps: number): Promise<string> {
+/**
+ * A run as its crashed worker left it, but that its lease is ours to take up again.
+ *
+ * @param steps completed ones; two events each
+ */
+export async function recordedRun(client: Client, steps: number): Promise<string> {
   const runId = newRunId()
   await client.post('/runs/bench', { id: runId })
   await client.post(`/runs/${runId}/begin`, {}, { 'x-tidebase-worker': leaseOwner })

@@ -1,6 +1,7 @@
 // graphile-worker: node graphile-queue.mjs <jobs> <enqueues in flight> <pick-ups> <finished> <delayed>, with
 // DATABASE_URL. It deletes jobs that are done, so `finished` changes nothing; `delayed` jobs are there before.
 import { Logger, makeWorkerUtils, run } from 'graphile-worker'
+import { rate, repeat } from './measure.mjs'
 
 const [jobs, inFlight, pickUps, , delayed] = process.argv.slice(2).map(Number)
 const connectionString = process.env.DATABASE_URL
@@ -15,14 +16,6 @@ if (delayed) {
     await db.query('vacuum (analyze)')
     await db.query('checkpoint')
   })
-}
-const rate = (count, began) => Math.round((count * 1000) / (performance.now() - began))
-const repeat = async (total, concurrent, task) => {
-  let next = 0
-  const worker = async () => {
-    while (next < total) await task(next++)
-  }
-  await Promise.all(Array.from({ length: concurrent }, worker))
 }
 let began = performance.now()
 await repeat(jobs, inFlight, (n) => utils.addJob('bench', { n }))

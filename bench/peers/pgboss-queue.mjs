@@ -1,6 +1,7 @@
 // pg-boss: node pgboss-queue.mjs <jobs> <enqueues in flight> <pick-ups> <finished> <delayed>, with DATABASE_URL. Claims
 // and completes batches of 50. `finished` and `delayed` jobs are there before. Its worker polls, twice a second at most.
 import PgBoss from 'pg-boss'
+import { rate, repeat } from './measure.mjs'
 
 const [jobs, inFlight, pickUps, finished, delayed] = process.argv.slice(2).map(Number)
 const boss = new PgBoss({ connectionString: process.env.DATABASE_URL })
@@ -19,14 +20,6 @@ if (finished || delayed) {
   )
   await db.executeSql('vacuum (analyze)')
   await db.executeSql('checkpoint')
-}
-const rate = (count, began) => Math.round((count * 1000) / (performance.now() - began))
-const repeat = async (total, concurrent, task) => {
-  let next = 0
-  const worker = async () => {
-    while (next < total) await task(next++)
-  }
-  await Promise.all(Array.from({ length: concurrent }, worker))
 }
 let began = performance.now()
 await repeat(jobs, inFlight, (n) => boss.send('bench', { n }))

@@ -7,7 +7,7 @@ import { createDatabase } from '../../../test/server.ts'
 import type { Endpoint } from '../src/endpoint.ts'
 import { endpoints } from '../src/endpoints.ts'
 import { askSocket, attacker, eventually, read, runInPod } from './attacker.ts'
-import { type Agent, type Live, startTestPlatform, type TestPlatform } from './harness.ts'
+import { type Agent, type Live, logTo, startTestPlatform, type TestPlatform } from './harness.ts'
 
 // Case 19: secrets that can be recognised anywhere are given to a pod that is careless with them in every way. They may
 // come out of one endpoint, and of no other place.
@@ -48,11 +48,7 @@ beforeAll(async () => {
   database = await createDatabase()
   platform = await startTestPlatform({
     databaseUrl: database.url,
-    log: {
-      info: (message) => void told.push(message),
-      warn: (details, message) => void told.push(message, JSON.stringify(details)),
-      error: (details, message) => void told.push(message, JSON.stringify(details)),
-    },
+    log: logTo(told),
   })
   db = new pg.Client({ connectionString: database.url })
   await db.connect()

@@ -14,6 +14,13 @@ import { buildIfStale } from '../../../scripts/build.mjs'
 import { createDatabase } from '../../../test/server.ts'
 import { type PlatformOptions, type RunningPlatform, startPlatform } from '../src/main.ts'
 
+/** A log that keeps all it is told. */
+export const logTo = (told: string[]): NonNullable<PlatformOptions['log']> => ({
+  info: (message) => void told.push(message),
+  warn: (details, message) => void told.push(message, JSON.stringify(details)),
+  error: (details, message) => void told.push(message, JSON.stringify(details)),
+})
+
 /** Whether pods can be run in sandboxes here. */
 export const sandboxed = spawnSync('bwrap', ['--version']).status === 0
 if (!sandboxed) console.warn('SKIPPED: tests of sandboxes. Install bubblewrap (apt-get install bubblewrap).')

@@ -6,7 +6,7 @@ import { createDatabase } from '../../../test/server.ts'
 import { endpoints } from '../src/endpoints.ts'
 import { hashSecret } from '../src/ids.ts'
 import { attacker, read, runInPod } from './attacker.ts'
-import { type Agent, startTestPlatform, type TestPlatform } from './harness.ts'
+import { type Agent, logTo, startTestPlatform, type TestPlatform } from './harness.ts'
 import { cookieOf, createVisitor, setCookie } from './visitor.ts'
 
 // The platform's pages by HTTP: sessions, who may do what, forms that other origins send, what pages let run.
@@ -24,11 +24,7 @@ beforeAll(async () => {
   database = await createDatabase()
   platform = await startTestPlatform({
     databaseUrl: database.url,
-    log: {
-      info: (message) => void told.push(message),
-      warn: (details, message) => void told.push(message, JSON.stringify(details)),
-      error: (details, message) => void told.push(message, JSON.stringify(details)),
-    },
+    log: logTo(told),
   })
   ;({ visit, signIn } = createVisitor(platform))
   db = new pg.Client({ connectionString: database.url })
