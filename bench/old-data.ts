@@ -1,5 +1,6 @@
 // Rows as years of use leave them, loaded by SQL: finished runs with their steps and some of their events, and delayed
 // jobs. Ids are those the server would have made: time first, so that indexes have their usual shape.
+import { keepLive } from '../packages/tidebase/src/live-runs.ts'
 import { openForLoading } from './servers.ts'
 
 /** What is loaded, in rows. */
@@ -63,8 +64,8 @@ export async function loadOldRows(url: string, { runs, stepsPerRun, queue, delay
         `with made as (
           insert into tidebase.runs (project, id, workflow_name, status, queue, run_at, event_seq)
           select 1, gen_random_uuid(), 'bench', 'queued', $1, now() + interval '1 day' * (0.5 + random() / 2), 1
-          from generate_series(1, $2::integer) returning id
-        )
+          from generate_series(1, $2::integer) returning *
+        ), ${keepLive('made')}
         insert into tidebase.events (project, run_id, seq, type, payload)
         select 1, id, 1, 'run.enqueued', '{}' from made`,
         [queue ?? null, delayed],

@@ -156,7 +156,7 @@ function startLoad(
 async function age(db: Database, signal: AbortSignal): Promise<void> {
   while (!signal.aborted) {
     await db.cold.query(
-      `update tidebase.runs set completed_at = completed_at - interval '2 days'
+      `update tidebase.runs set completed_at = completed_at - interval '2 days', created_at = created_at - interval '2 days'
         where completed_at > now() - interval '1 day' and status = 'completed'`,
     )
     await sleep(2_000, undefined, { signal }).catch(() => {})

@@ -103,6 +103,26 @@ create table tidebase.gates (
 create index gates_due ON tidebase.gates USING btree (timeout_at) WHERE ((status = 'pending'::text) AND (timeout_at IS NOT NULL));
 create index gates_pending ON tidebase.gates USING btree (project, created_at) WHERE (status = 'pending'::text);
 
+create table tidebase.live_runs (
+  run_id uuid not null,
+  project integer not null,
+  status text not null,
+  queue text,
+  concurrency_key text not null,
+  priority integer not null,
+  run_at timestamp with time zone,
+  deadline_at timestamp with time zone,
+  recovers boolean not null,
+  orphaned_at timestamp with time zone,
+  created_at timestamp with time zone not null,
+  PRIMARY KEY (run_id, project),
+  CHECK ((status = ANY (ARRAY['pending'::text, 'queued'::text, 'running'::text, 'waiting'::text])))
+) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_analyze_scale_factor=0.02);
+create index live_runs_by_queue ON tidebase.live_runs USING btree (queue, project, status, concurrency_key, priority DESC, run_at) WHERE (queue IS NOT NULL);
+create index live_runs_by_status ON tidebase.live_runs USING btree (status, project, created_at);
+create index live_runs_deadline ON tidebase.live_runs USING btree (deadline_at) WHERE (deadline_at IS NOT NULL);
+create index live_runs_orphaned ON tidebase.live_runs USING btree (orphaned_at) WHERE ((orphaned_at IS NOT NULL) AND recovers);
+
 create table tidebase.migrations (
   name text not null,
   checksum text not null,
@@ -172,7 +192,6 @@ create table tidebase.runs (
   lease_expires_at timestamp with time zone,
   last_owner text,
   claimed boolean default false not null,
-  orphaned_at timestamp with time zone,
   attempt integer default 0 not null,
   queue text,
   dedupe_key text,
@@ -198,26 +217,28 @@ create table tidebase.runs (
   completed_at timestamp with time zone,
   has_streams boolean default false not null,
   concurrency_key text,
+  stopped text generated always as (
+CASE
+    WHEN (status = ANY (ARRAY['failed'::text, 'cancelled'::text])) THEN status
+    ELSE NULL::text
+END) stored,
+  held_key text generated always as (
+CASE
+    WHEN (status = ANY (ARRAY['queued'::text, 'running'::text, 'waiting'::text])) THEN dedupe_key
+    ELSE NULL::text
+END) stored,
   PRIMARY KEY (id, project),
   CHECK ((status = ANY (ARRAY['pending'::text, 'queued'::text, 'running'::text, 'waiting'::text, 'completed'::text, 'failed'::text, 'cancelled'::text])))
-) with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autovacuum_analyze_scale_factor=0.02);
+) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_analyze_scale_factor=0.02, fillfactor=50);
 create index runs_by_metadata ON tidebase.runs USING gin (metadata jsonb_path_ops) WHERE (metadata <> '{}'::jsonb);
 create index runs_by_queue ON tidebase.runs USING btree (project, queue, created_at) WHERE (queue IS NOT NULL);
-create index runs_by_status ON tidebase.runs USING btree (project, status, created_at) WHERE (status <> 'completed'::text);
 create index runs_by_time ON tidebase.runs USING btree (project, created_at);
 create index runs_by_workflow ON tidebase.runs USING btree (project, workflow_name, created_at);
-create index runs_cancelled_by_reason ON tidebase.runs USING btree (project, cancel_reason, created_at) WHERE ((status = 'cancelled'::text) AND (cancel_reason IS NOT NULL));
-create index runs_deadline ON tidebase.runs USING btree (deadline_at) WHERE ((deadline_at IS NOT NULL) AND (status = ANY (ARRAY['pending'::text, 'queued'::text, 'running'::text, 'waiting'::text])));
-create unique index runs_dedupe ON tidebase.runs USING btree (project, queue, dedupe_key) WHERE ((dedupe_key IS NOT NULL) AND (status = ANY (ARRAY['queued'::text, 'running'::text, 'waiting'::text])));
-create index runs_ended ON tidebase.runs USING btree (project, completed_at) WHERE (completed_at IS NOT NULL);
-create index runs_leased ON tidebase.runs USING btree (project) WHERE ((status = 'running'::text) AND (lease_owner IS NOT NULL) AND (orphaned_at IS NULL));
-create index runs_orphaned ON tidebase.runs USING btree (orphaned_at) WHERE ((orphaned_at IS NOT NULL) AND (status = 'running'::text) AND (recovery_webhook IS NOT NULL));
-create index runs_ready ON tidebase.runs USING btree (project, queue, priority DESC, run_at) WHERE ((status = 'queued'::text) AND (concurrency_key IS NULL));
-create index runs_ready_keyed ON tidebase.runs USING btree (project, queue, concurrency_key, priority DESC, run_at) WHERE ((status = 'queued'::text) AND (concurrency_key IS NOT NULL));
-create index runs_running ON tidebase.runs USING btree (project, queue) WHERE ((status = 'running'::text) AND (queue IS NOT NULL));
-create index runs_running_keyed ON tidebase.runs USING btree (project, queue, concurrency_key) WHERE ((status = 'running'::text) AND (concurrency_key IS NOT NULL));
-create index runs_stopped_by_queue ON tidebase.runs USING btree (project, queue, status, created_at) WHERE ((status = ANY (ARRAY['failed'::text, 'cancelled'::text])) AND (queue IS NOT NULL));
-create index runs_stopped_by_workflow ON tidebase.runs USING btree (project, workflow_name, status, created_at) WHERE (status = ANY (ARRAY['failed'::text, 'cancelled'::text]));
+create index runs_cancelled_by_reason ON tidebase.runs USING btree (project, cancel_reason, created_at) WHERE ((stopped = 'cancelled'::text) AND (cancel_reason IS NOT NULL));
+create unique index runs_dedupe ON tidebase.runs USING btree (project, queue, held_key) WHERE (held_key IS NOT NULL);
+create index runs_stopped ON tidebase.runs USING btree (project, stopped, created_at) WHERE (stopped IS NOT NULL);
+create index runs_stopped_by_queue ON tidebase.runs USING btree (project, queue, stopped, created_at) WHERE ((stopped IS NOT NULL) AND (queue IS NOT NULL));
+create index runs_stopped_by_workflow ON tidebase.runs USING btree (project, workflow_name, stopped, created_at) WHERE (stopped IS NOT NULL);
 
 create table tidebase.schedules (
   project integer not null,

@@ -1,10 +1,11 @@
 import fc from 'fast-check'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { Coalescers } from '../../packages/tidebase/src/coalesce.ts'
 import { openDatabase } from '../../packages/tidebase/src/db.ts'
 import type { Engine } from '../../packages/tidebase/src/engine.ts'
 import { endWait } from '../../packages/tidebase/src/waits.ts'
 import { Wakeups } from '../../packages/tidebase/src/wakeups.ts'
+import { expectLiveRuns } from '../live-runs.ts'
 import { type Reply, startServer } from '../server.ts'
 
 // Random interleavings against a small model of a run, its steps, waits, budget and forks. One test predicts every
@@ -42,6 +43,7 @@ afterAll(async () => {
   await second.stop()
   await first.stop()
 })
+afterEach(() => expectLiveRuns(db.cold))
 
 const workers = ['w0', 'w1', 'w2'] as const
 const names = ['a', 'b'] as const

@@ -9,6 +9,7 @@ import { DatabaseError, sqlStates } from './db.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { appendEvents, lockRuns } from './events.ts'
+import { endLive, keepLive, liveIs, orphanLive } from './live-runs.ts'
 import { type RunRow, readRun, refuse, toRun } from './runs.ts'
 import { readCheckpoints } from './step-rows.ts'
 
@@ -33,7 +34,7 @@ const beginRuns = statement<RunCall & { owner: string; lease_ms: number }, RunRo
       lease_expires_at = now() + d.lease_ms * interval '1 ms',
       attempt = d.attempt + case when d.claimed and coalesce(d.lease_owner, d.owner) = d.owner then 0 else 1 end,
       claimed = false,
-      orphaned_at = null, error = null, failure_class = null, completed_at = null,
+      error = null, failure_class = null, completed_at = null,
       event_seq = d.event_seq + 1, updated_at = now()
     from decided d where r.ctid = d.tid and d.action = 'begun'
     returning r.*
@@ -41,7 +42,7 @@ const beginRuns = statement<RunCall & { owner: string; lease_ms: number }, RunRo
     insert into tidebase.queue_counts (project, queue, status, runs)
     select project, queue, 'failed', -count(*) from decided
     where action = 'begun' and queue is not null and status = 'failed' group by project, queue
-  ), news as materialized (
+  ), ${keepLive('begun')}, news as materialized (
     select project, id as run, event_seq as seq, 'run.started' as type,
       json_build_object('leaseOwner', lease_owner, 'attempt', attempt) as payload from begun
   ), ${appendEvents}
@@ -104,15 +105,14 @@ const heartbeats = statement<RunCall & { owner: string; lease_ms: number }, RunR
       else 'extended' end as action
     from calls c left join locked l on l.project = c.project and l.id = c.run
   ), extended as (
-    update tidebase.runs r set lease_expires_at = now() + d.lease_ms * interval '1 ms', orphaned_at = null,
-      updated_at = now()
+    update tidebase.runs r set lease_expires_at = now() + d.lease_ms * interval '1 ms', updated_at = now()
     from decided d where r.ctid = d.tid and d.action = 'extended'
     returning r.*
   ), steps as (
     update tidebase.steps s set lease_expires_at = now() + d.lease_ms * interval '1 ms', updated_at = now()
     from decided d where d.action = 'extended' and s.project = d.project and s.run_id = d.id
       and s.status = 'running' and s.lease_owner = d.owner
-  )
+  ), ${orphanLive('extended', false)}
   select d.i, d.action, e.* from decided d
   left join extended e on e.project = d.project and e.id = d.id and d.action = 'extended'`,
 )
@@ -158,7 +158,7 @@ const completions = statement<
   ), counted as (
     insert into tidebase.queue_counts (project, queue, status, runs)
     select project, queue, 'completed', count(*) from completed where queue is not null group by project, queue
-  ), news as materialized (
+  ), ${endLive('completed')}, news as materialized (
     select project, id as run, event_seq as seq, 'run.completed' as type,
       json_build_object('attempt', attempt) as payload from completed
   ), ${appendEvents}
@@ -201,7 +201,7 @@ const endAttempts = (reason: string, lastOwner: string) => `ended as (
     insert into tidebase.queue_counts (project, queue, status, runs)
     select project, queue, 'failed', count(*) from decided
     where action = 'failed' and queue is not null group by project, queue
-  ), recovering as (
+  ), ${keepLive('ended')}, ${endLive("(select * from ended where status = 'failed')")}, recovering as (
     insert into tidebase.deliveries (project, run_id, kind, reason, url)
     select project, id, 'recovery', '${reason}', recovery_webhook from decided where calls
   ), news as materialized (
@@ -277,16 +277,20 @@ const expiries = statement<RunCall & { lease_ms: number }, EndedRow>(
       when not l.fresh then 'again'
       when l.status <> 'running' or l.lease_expires_at > now() then 'unchanged'
       when l.queue is not null then case when l.attempt < l.max_attempts then 'requeued' else 'failed' end
-      when l.orphaned_at > now() - c.lease_ms * interval '1 ms' then 'unchanged'
+      when o.orphaned_at > now() - c.lease_ms * interval '1 ms' then 'unchanged'
       else 'orphaned' end as action
     from calls c left join locked l on l.project = c.project and l.id = c.run
+    left join lateral (
+      select v.orphaned_at from tidebase.live_runs v where ${liveIs('v', 'l.project', 'l.id')} offset 0
+    ) o on true
   ), decided as materialized (
     select j.*, action in ('failed', 'orphaned') and recovery_webhook is not null as calls, now() as next_run_at
     from judged j
   ), orphaned as (
-    update tidebase.runs r set orphaned_at = now(), event_seq = d.event_seq + case when d.calls then 1 else 0 end
+    update tidebase.runs r set event_seq = d.event_seq + case when d.calls then 1 else 0 end
     from decided d where r.ctid = d.tid and d.action = 'orphaned'
-  ), ${endAttempts('lease_expired', 'null').replace("event_seq + 2, 'recovery.started'", "event_seq + case action when 'failed' then 2 else 1 end, 'recovery.started'")}`,
+    returning r.project, r.id
+  ), ${orphanLive('orphaned', true)}, ${endAttempts('lease_expired', 'null').replace("event_seq + 2, 'recovery.started'", "event_seq + case action when 'failed' then 2 else 1 end, 'recovery.started'")}`,
 )
 
 /**

@@ -7,6 +7,7 @@ import { statement } from './coalesce.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { appendEvents, lockRuns } from './events.ts'
+import { endLive } from './live-runs.ts'
 import { type RunRow, readRun, toRun } from './runs.ts'
 
 const cancellations = statement<
@@ -30,7 +31,7 @@ const cancellations = statement<
       event_seq = d.event_seq + case when d.budget then 2 else 1 end, completed_at = now(), updated_at = now()
     from decided d where r.ctid = d.tid and d.action = 'cancelled'
     returning r.*
-  ), closed as (
+  ), ${endLive('cancelled')}, closed as (
     -- Nobody decides the gates of a cancelled run, the clock neither.
     update tidebase.gates g set timeout_at = null from cancelled c
     where g.project = c.project and g.run_id = c.id and g.resolved_at is null and g.timeout_at is not null

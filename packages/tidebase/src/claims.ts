@@ -1,7 +1,9 @@
 // Claims: workers take jobs.
 //
-// Claims are disjoint because each locks what it takes and skips what others have locked. Caps hold across servers
-// because a claim from a capped or keyed queue holds the lock on the queue's row while it counts and takes.
+// A claim reads the queued jobs from tidebase.live_runs without a lock, locks the run of each, and skips those that others
+// hold, until it has enough. So claims are disjoint, and none ever waits for a run: it may hold many, in the order of
+// jobs, while others take one run after another in the order of ids. What was changed between the snapshot and the lock is
+// left alone: its new version is not what the update by `ctid` finds. Caps hold across servers because a claim from a capped or keyed queue holds the lock on the queue's row while it counts and takes.
 // No claim reads finished or delayed runs: within one priority, ready runs come first in the index, and priorities are
 // skipped through one probe at a time.
 //
@@ -13,42 +15,47 @@
 import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
 import { statement } from './coalesce.ts'
 import type { Caller, Engine } from './engine.ts'
-import { appendEvents } from './events.ts'
+import { appendEvents, runIs } from './events.ts'
 import { newId, wireId } from './ids.ts'
 import { type RunRow, toRun } from './runs.ts'
 import { readCheckpoints } from './step-rows.ts'
 import { slowPollMs, waitFor } from './wait.ts'
 
 /** SQL: the queued jobs of `k.queue` without a key, or those of `k.key`. */
-const keyless = `r.project = k.project and r.queue = k.queue and r.status = 'queued' and r.concurrency_key is null`
-const ofKey = `r.project = k.project and r.queue = k.queue and r.status = 'queued' and r.concurrency_key = k.key`
+const keyless = `l.project = k.project and l.queue = k.queue and l.status = 'queued' and l.concurrency_key = ''`
+const ofKey = `l.project = k.project and l.queue = k.queue and l.status = 'queued' and l.concurrency_key = k.key`
 
 /** SQL: the priorities that some jobs have, highest first, one index probe each. */
 const levels = (jobs: string) => `with recursive levels as (
-      (select r.priority from tidebase.runs r where ${jobs} order by r.priority desc limit 1)
+      (select l.priority from tidebase.live_runs l where ${jobs} order by l.priority desc limit 1)
       union all
-      select (select r.priority from tidebase.runs r where ${jobs} and r.priority < l.priority
-        order by r.priority desc limit 1)
-      from levels l where l.priority is not null
+      select (select l.priority from tidebase.live_runs l where ${jobs} and l.priority < v.priority
+        order by l.priority desc limit 1)
+      from levels v where v.priority is not null
     )`
 
 /** SQL: locks the first `k.take` ready ones of some jobs, by priority and then by time. */
 const take = (jobs: string) => `${levels(jobs)}
-      select r.* from levels l cross join lateral (
-        select r.ctid as tid, r.id, r.priority, r.run_at from tidebase.runs r
-        where ${jobs} and r.priority = l.priority and r.run_at <= now()
-        order by r.run_at limit k.take for no key update skip locked
-      ) r where l.priority is not null limit k.take`
+      select j.* from levels v cross join lateral (
+        select r.tid, l.tid as live_tid, l.run_id as id, l.priority, l.run_at
+        from (
+          select l.ctid as tid, l.project, l.run_id, l.priority, l.run_at from tidebase.live_runs l
+          where ${jobs} and l.priority = v.priority and l.run_at <= now() order by l.run_at
+        ) l cross join lateral (
+          select r.ctid as tid from tidebase.runs r where ${runIs('r', 'l.project', 'l.run_id')} and r.status = 'queued'
+          for no key update skip locked
+        ) r limit k.take
+      ) j where v.priority is not null limit k.take`
 
 /** SQL: whether any of some jobs is ready, and when the next one will be. */
 const outlook = (jobs: string) => `${levels(jobs)}
       select coalesce(bool_or(r.ready), false) as ready, min(r.next_at) as next_at
-      from levels l cross join lateral (
-        select (select true from tidebase.runs r where ${jobs} and r.priority = l.priority and r.run_at <= now()
-            order by r.run_at limit 1) as ready,
-          (select r.run_at from tidebase.runs r where ${jobs} and r.priority = l.priority and r.run_at > now()
-            order by r.run_at limit 1) as next_at
-      ) r where l.priority is not null`
+      from levels v cross join lateral (
+        select (select true from tidebase.live_runs l where ${jobs} and l.priority = v.priority and l.run_at <= now()
+            order by l.run_at limit 1) as ready,
+          (select l.run_at from tidebase.live_runs l where ${jobs} and l.priority = v.priority and l.run_at > now()
+            order by l.run_at limit 1) as next_at
+      ) r where v.priority is not null`
 
 /** SQL: goes round the keys of `room`, as the head of this file says. Place 0 is where it starts. */
 const ring = `with recursive ring as (
@@ -60,10 +67,10 @@ const ring = `with recursive ring as (
         select * from (
           -- Whether it goes too far is asked of the one that was found: asked of each, it would read a key's jobs.
           select room.project, room.queue, r.key, g.wrapped from (
-            select r.concurrency_key as key from tidebase.runs r
-            where r.project = room.project and r.queue = room.queue and r.status = 'queued'
-              and r.concurrency_key > g.key
-            order by r.concurrency_key limit 1
+            select l.concurrency_key as key from tidebase.live_runs l
+            where l.project = room.project and l.queue = room.queue and l.status = 'queued'
+              and l.concurrency_key > g.key
+            order by l.concurrency_key limit 1
           ) r where not g.wrapped or r.key <= room.last_key
           union all
           select room.project, room.queue, '', true where not g.wrapped
@@ -71,8 +78,8 @@ const ring = `with recursive ring as (
       ) k
       cross join lateral (
         select case when k.key = '' or room.per_key is null then room.total else least(room.total, room.per_key - (
-          select count(*) from tidebase.runs r where r.project = k.project and r.queue = k.queue
-            and r.status = 'running' and r.concurrency_key = k.key
+          select count(*) from tidebase.live_runs l where l.project = k.project and l.queue = k.queue
+            and l.status = 'running' and l.concurrency_key = k.key
         )::integer) end as cap
       ) c
       cross join lateral (
@@ -140,8 +147,8 @@ const claimStatement = (name: string, keyed: boolean) =>
     select a.project, n.queue, a.total, coalesce(c.keyed, false) as keyed, c.last_key, c.per_key_concurrency as per_key,
       greatest(0, least(
         case when c.paused then 0 else a.total end,
-        c.concurrency - case when c.concurrency is not null then (select count(*) from tidebase.runs r
-          where r.project = a.project and r.queue = n.queue and r.status = 'running') end,
+        c.concurrency - case when c.concurrency is not null then (select count(*) from tidebase.live_runs l
+          where l.project = a.project and l.queue = n.queue and l.status = 'running') end,
         c.rate_per_minute - case when c.rate_per_minute is not null then (select coalesce(sum(q.claims), 0)
           from tidebase.queue_claims q
           where q.project = a.project and q.queue = n.queue and q.at > now() - interval '1 minute') end
@@ -167,10 +174,12 @@ const claimStatement = (name: string, keyed: boolean) =>
     update tidebase.runs r set status = 'running', lease_owner = s.owner,
       lease_expires_at = now() + s.lease_ms * interval '1 ms', attempt = r.attempt + case when r.claimed then 0 else 1 end,
       claimed = true,
-      orphaned_at = null, event_seq = r.event_seq + 1, updated_at = now()
+      event_seq = r.event_seq + 1, updated_at = now()
     from chosen c join slots s on c.n > s.after and c.n <= s.upto
     where r.ctid = c.tid
-    returning s.i as call, r.*
+    returning s.i as call, c.live_tid, r.*
+  ), taken as (
+    update tidebase.live_runs l set status = 'running' from claimed k where l.ctid = k.live_tid
   ), counted as (
     update tidebase.queues q set updated_at = now(), last_key = coalesce((
       select t.key from chosen t where t.queue = c.name and t.key is not null and t.turn = 1 order by t.place desc limit 1

@@ -35,7 +35,7 @@ export const lockRuns = `locked as materialized (
   cross join lateral (
     select r.ctid as tid, r.xmin as version, r.project, r.id, r.workflow_name, r.status, r.lease_owner,
       r.lease_expires_at, r.last_owner, r.claimed, r.attempt, r.max_attempts, r.queue, r.event_seq,
-      r.has_channels, r.recovery_webhook, r.orphaned_at, r.has_streams
+      r.has_channels, r.recovery_webhook, r.has_streams
     from tidebase.runs r where ${runIs('r', 'k.project', 'k.run')} for no key update
   ) l
   cross join lateral (

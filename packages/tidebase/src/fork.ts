@@ -4,6 +4,7 @@ import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
 import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { derivedId, newId, wireId } from './ids.ts'
+import { keepLive } from './live-runs.ts'
 import { type RunRow, readRun, runKey, toRun } from './runs.ts'
 
 /**
@@ -30,13 +31,16 @@ export async function forkRun(
     if (!kept) throw new ApiError('run_not_found')
     const metadata = { ...parent.metadata, forkedFrom: wireId('run', run) }
     const [made] = await tx.query<RunRow>(
-      `insert into tidebase.runs (project, id, workflow_name, input, metadata, status, recovery_webhook, queue, concurrency_key,
+      `with made as (
+      insert into tidebase.runs (project, id, workflow_name, input, metadata, status, recovery_webhook, queue, concurrency_key,
         priority, run_at, max_attempts, budget_cost_usd, budget_total_tokens, event_seq, created_by)
       select project, $3, workflow_name, case when $4 then $5::json else input end, $6,
         case when queue is null then 'pending' else 'queued' end, recovery_webhook, queue, concurrency_key, priority,
         case when queue is not null then now() end, max_attempts, budget_cost_usd, budget_total_tokens, 2, $7
       from tidebase.runs where project = $1 and id = $2
-      on conflict do nothing returning *`,
+      on conflict do nothing returning *
+      ), ${keepLive('made')}
+      select * from made`,
       [project, run, id, body.input !== undefined, JSON.stringify(body.input ?? null), metadata, caller.keyId],
     )
     if (!made) {

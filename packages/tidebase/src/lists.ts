@@ -5,6 +5,7 @@ import type { Queryable } from './db.ts'
 import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { parseId } from './ids.ts'
+import { liveStatuses } from './live-runs.ts'
 import { retryRun } from './retry.ts'
 import { type Run, type RunRow, toRun } from './runs.ts'
 
@@ -15,14 +16,15 @@ type Value = (item: unknown) => string
 
 /** SQL: what a filter asks of a run `r`, apart from its name. */
 function conditions(caller: Caller, filter: Filter, value: Value): string[] {
-  const where = ['r.project = $1']
+  const t = timed(filter)
+  const where = [`${t}.project = $1`]
   if (caller.scope === 'enqueue') where.push(`r.created_by = ${value(caller.keyId)}`)
-  if (filter.status) where.push(`r.status = ${value(filter.status)}`)
-  if (filter.queue) where.push(`r.queue = ${value(filter.queue)}`)
-  if (filter.from) where.push(`r.created_at >= ${value(filter.from)}`)
-  if (filter.to) where.push(`r.created_at < ${value(filter.to)}`)
+  if (filter.status) where.push(hasStatus(filter.status, value))
+  if (filter.queue) where.push(`${t}.queue = ${value(filter.queue)}`)
+  if (filter.from) where.push(`${t}.created_at >= ${value(filter.from)}`)
+  if (filter.to) where.push(`${t}.created_at < ${value(filter.to)}`)
   if (filter.cancelReason !== undefined)
-    where.push(`r.status = 'cancelled' and r.cancel_reason = ${value(filter.cancelReason)}`)
+    where.push(`r.stopped = 'cancelled' and r.cancel_reason = ${value(filter.cancelReason)}`)
   for (const [key, wanted] of Object.entries(filter)) {
     if (!key.startsWith('metadata.') || typeof wanted !== 'string') continue
     // The value in the query is text; in the metadata it may be a number or a boolean.
@@ -35,8 +37,26 @@ function conditions(caller: Caller, filter: Filter, value: Value): string[] {
   return where
 }
 
-/** Statuses of runs that have not ended. However many runs have, these are found by an index of their own. */
-const live: readonly (Run['status'] | undefined)[] = ['pending', 'queued', 'running', 'waiting']
+const live: readonly (Run['status'] | undefined)[] = liveStatuses
+
+/** Live runs are found by their rows in tidebase.live_runs, however many others there are. */
+const isLive = ({ status }: Filter) => live.includes(status)
+
+/** SQL: what a filter is looked for in: runs `r`, with the rows `l` of live ones when it asks for these. */
+const among = (filter: Filter) =>
+  isLive(filter)
+    ? 'tidebase.live_runs l join tidebase.runs r on r.id = l.run_id and r.project = l.project'
+    : 'tidebase.runs r'
+
+/** SQL: whose time, id and queue a list goes by. */
+const timed = (filter: Filter) => (isLive(filter) ? 'l' : 'r')
+const idOf = (filter: Filter) => (isLive(filter) ? 'l.run_id' : 'r.id')
+
+/** SQL: whether a run has a status, so that an index tells. */
+function hasStatus(status: Run['status'], value: Value): string {
+  if (live.includes(status)) return `l.status = ${value(status)}`
+  return `r.${status === 'completed' ? 'status' : 'stopped'} = ${value(status)}`
+}
 
 /**
  * SQL: the first runs that a filter finds, by what leads to them fastest.
@@ -57,7 +77,7 @@ async function find(
   const byId = search === undefined ? null : idPrefix(search)
   if (byId) {
     const named = workflow === undefined ? [] : [`r.workflow_name = ${value(workflow)}`]
-    return page([...where, ...named, `r.id between ${value(byId[0])} and ${value(byId[1])}`].join(' and '))
+    return page([...where, ...named, `${idOf(filter)} between ${value(byId[0])} and ${value(byId[1])}`].join(' and '))
   }
   if (search === undefined && workflow === undefined) return page(where.join(' and '))
   // Names are few and runs are many: find the names first, then the newest runs of each.
@@ -65,13 +85,12 @@ async function find(
   const wanted = search?.toLowerCase() ?? ''
   const matching = names.filter((name) => name.toLowerCase().includes(wanted))
   // A name that has run a million times may have no run that is live.
-  if (live.includes(filter.status))
-    return page([...where, `r.workflow_name = any(${value(matching)}::text[])`].join(' and '))
+  if (isLive(filter)) return page([...where, `r.workflow_name = any(${value(matching)}::text[])`].join(' and '))
   return around(`select r.* from unnest(${value(matching)}::text[]) n
       cross join lateral (${page([...where, 'r.workflow_name = n'].join(' and '))}) r`)
 }
 
-const statuses: Run['status'][] = ['pending', 'queued', 'running', 'waiting', 'completed', 'failed', 'cancelled']
+const statuses: Run['status'][] = [...liveStatuses, 'completed', 'failed', 'cancelled']
 /** Runs of one status that are counted: what people read as a number. */
 const countLimit = 10_000
 
@@ -85,7 +104,7 @@ async function count(db: Queryable, caller: Caller, filter: Filter): Promise<num
     filter,
     where,
     value,
-    (condition) => `select 1 as one from tidebase.runs r where ${condition} limit ${countLimit + 1}`,
+    (condition) => `select 1 as one from ${among(filter)} where ${condition} limit ${countLimit + 1}`,
     (perName) => `${perName} limit ${countLimit + 1}`,
   )
   const [row] = await db.query<{ runs: number }>(`select count(*) as runs from (${found}) f`, values)
@@ -156,7 +175,7 @@ export function cancelRuns(
   body: BodyOf<Routes['cancelRuns']>,
 ): Promise<ReplyOf<Routes['cancelRuns']>> {
   const { actor, reason } = body
-  return change(engine, caller, body, ['pending', 'queued', 'running', 'waiting'], (run) =>
+  return change(engine, caller, body, [...liveStatuses], (run) =>
     cancelRun(engine, caller, run, { actor, reason: reason ?? 'bulk' }),
   )
 }
@@ -195,11 +214,12 @@ async function pageOf(
   const values: unknown[] = [caller.project]
   const value: Value = (item) => `$${values.push(item)}`
   const where = conditions(caller, filter, value)
+  const [at, id] = [`${timed(filter)}.created_at`, idOf(filter)]
   if (page.before !== undefined) {
-    where.push(`(r.created_at, r.id) < ${await place(db, caller, page.before, 'before', value)}`)
+    where.push(`(${at}, ${id}) < ${await place(db, caller, page.before, 'before', value)}`)
   }
   if (page.after !== undefined) {
-    where.push(`(r.created_at, r.id) > ${await place(db, caller, page.after, 'after', value)}`)
+    where.push(`(${at}, ${id}) > ${await place(db, caller, page.after, 'after', value)}`)
   }
   const limit = value(page.limit + 1)
   const text = await find(
@@ -208,8 +228,8 @@ async function pageOf(
     filter,
     where,
     value,
-    (condition) => `select r.*, ${micros} as micros from tidebase.runs r where ${condition}
-      order by r.created_at desc, r.id desc limit ${limit}`,
+    (condition) => `select r.*, ${micros} as micros from ${among(filter)} where ${condition}
+      order by ${at} desc, ${id} desc limit ${limit}`,
     (perName) => `${perName} order by r.created_at desc, r.id desc limit ${limit}`,
   )
   const rows = await db.query<RunRow & { micros: string }>(text, values)

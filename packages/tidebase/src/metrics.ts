@@ -44,8 +44,7 @@ export function createMetrics(): Metrics {
       const rows = await db.query<{ queue: string | null; status: string; runs: number; oldest: number }>(
         `select queue, status, count(*) as runs,
           coalesce(extract(epoch from now() - min(run_at) filter (where status = 'queued')), 0) as oldest
-        from tidebase.runs
-        where project = $1 and status <> 'completed' and status in ('pending', 'queued', 'running', 'waiting')
+        from tidebase.live_runs where project = $1
         group by queue, status order by queue, status`,
         [project],
       )

@@ -8,6 +8,7 @@ import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
 import { statement } from './coalesce.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { appendEvents, lockRuns } from './events.ts'
+import { keepLive } from './live-runs.ts'
 import { type RunRow, readRun, refuse, toRun } from './runs.ts'
 
 const parks = statement<{ project: number; run: string; owner: string; reason?: string | null; on: string[] }, RunRow>(
@@ -48,7 +49,7 @@ const parks = statement<{ project: number; run: string; owner: string; reason?: 
       claimed = true, event_seq = d.event_seq + 1, updated_at = now()
     from decided d where r.ctid = d.tid and d.action = 'parked'
     returning r.*
-  ), news as materialized (
+  ), ${keepLive('parked')}, news as materialized (
     select project, id as run, event_seq + 1 as seq, 'run.waiting' as type,
       json_build_object('reason', reason, 'leaseOwner', owner) as payload
     from decided where action = 'parked'
@@ -101,7 +102,8 @@ export const wakeParked = `woken as materialized (
         union all select tid, seq + case when calls then 1 else 0 end, true from woken
       ) s group by tid
     ) n where r.ctid = n.tid
-  ), resuming as (
+    returning r.*, n.wakes
+  ), ${keepLive('(select * from bumped where wakes)')}, resuming as (
     insert into tidebase.deliveries (project, run_id, kind, reason, url)
     select project, run, 'recovery', 'wait_over', recovery_webhook from woken where calls
   )`

@@ -59,7 +59,7 @@ export async function queueStats(
     )
     select c.at, coalesce(e.runs, 0) as enqueued, coalesce(d.runs, 0) as ended, coalesce(b.runs, 0) as started,
       b.p50, b.p95,
-      (select count(*) from tidebase.runs r where r.project = $1 and r.queue = $2 and r.status = 'queued') as waiting,
+      (select count(*) from tidebase.live_runs l where l.project = $1 and l.queue = $2 and l.status = 'queued') as waiting,
       (select count(*) from runs) = ${sample} as sampled
     from cut c
     left join (select came as n, count(*) as runs from told group by 1) e on e.n = c.n

@@ -86,9 +86,9 @@ export async function listQueues(db: Queryable, caller: Caller): Promise<ReplyOf
     ConfigRow & { configured: boolean } & Record<'queued' | 'running' | 'failed' | 'completed' | 'cancelled', number>
   >(
     `with counts as (
-      select queue, 'queued' as status, count(*) as runs from tidebase.runs
+      select queue, 'queued' as status, count(*) as runs from tidebase.live_runs
         where project = $1 and status = 'queued' and queue is not null group by queue
-      union all select queue, 'running', count(*) from tidebase.runs
+      union all select queue, 'running', count(*) from tidebase.live_runs
         where project = $1 and status = 'running' and queue is not null group by queue
       union all select queue, status, sum(runs) from tidebase.queue_counts where project = $1 group by queue, status
     )

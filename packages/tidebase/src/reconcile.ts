@@ -7,7 +7,7 @@ import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { timeOutGate } from './gates.ts'
 import { foldQueueCounts } from './queues.ts'
-import { deleteOldRuns } from './retention.ts'
+import { retention } from './retention.ts'
 import { fireSchedules } from './schedules.ts'
 import { endWait } from './waits.ts'
 import { invokePushed } from './webhooks.ts'
@@ -38,11 +38,12 @@ export function startReconciler(
   let rounds = 0
   let failing = false
   let leftOver = false
+  const deleteOldRuns = retention(engine)
 
   const tick = async () => {
     try {
       await round(engine, rounds++)
-      if (leftOver || rounds % 10 === 1) leftOver = await deleteOldRuns(engine)
+      if (leftOver || rounds % 10 === 1) leftOver = await deleteOldRuns()
       failing = false
     } catch (error) {
       if (!failing) warn(error)
@@ -66,16 +67,17 @@ export function startReconciler(
 }
 
 /** SQL: the leases that ran out, and the runs that nobody took up after their webhook was called. */
-const expired = `status = 'running' and lease_owner is not null and orphaned_at is null and lease_expires_at < now()`
+const expired = `tidebase.live_runs l join tidebase.runs r on r.id = l.run_id and r.project = l.project
+  where l.status = 'running' and l.orphaned_at is null and r.lease_owner is not null and r.lease_expires_at < now()`
 const forgotten = (leaseMs: string) =>
-  `orphaned_at < now() - ${leaseMs} * interval '1 ms' and status = 'running' and recovery_webhook is not null`
-const pastDeadline = `deadline_at < now() and status in ('pending', 'queued', 'running', 'waiting')`
+  `tidebase.live_runs l where l.orphaned_at < now() - ${leaseMs} * interval '1 ms' and l.recovers`
+const pastDeadline = `tidebase.live_runs l where l.deadline_at < now()`
 
 /** Whether there is anything to do, of each kind: a round on which nothing is due asks this one question. */
 const due = `select
-  exists (select from tidebase.runs where ${expired})
-    or exists (select from tidebase.runs where ${forgotten('$1')}) as leases,
-  exists (select from tidebase.runs where ${pastDeadline}) as deadlines,
+  exists (select from ${expired})
+    or exists (select from ${forgotten('$1')}) as leases,
+  exists (select from ${pastDeadline}) as deadlines,
   exists (select from tidebase.gates where status = 'pending' and timeout_at < now()) as gates,
   exists (select from tidebase.waits where status = 'pending' and due_at < now()) as waits,
   exists (select from tidebase.edges where cancelling) as children,
@@ -106,15 +108,12 @@ async function round(engine: Engine, number: number): Promise<void> {
 async function expireLeases(engine: Engine): Promise<void> {
   const { leaseMs } = engine.settings
   await inBatches(
-    () =>
-      engine.db.cold.query<Due>(`select project, ${hex('id')} as id from tidebase.runs where ${expired} limit $1`, [
-        batch,
-      ]),
+    () => engine.db.cold.query<Due>(`select l.project, ${hex('l.run_id')} as id from ${expired} limit $1`, [batch]),
     ({ project, id }) => expireLease(engine, project, id),
   )
   // Runs that nobody took up after their webhook was called: once more per lease window.
   const again = await engine.db.cold.query<Due>(
-    `select project, ${hex('id')} as id from tidebase.runs where ${forgotten('$1')} limit $2`,
+    `select l.project, ${hex('l.run_id')} as id from ${forgotten('$1')} limit $2`,
     [leaseMs, batch],
   )
   await Promise.all(again.map(({ project, id }) => expireLease(engine, project, id)))
@@ -123,10 +122,7 @@ async function expireLeases(engine: Engine): Promise<void> {
 async function passDeadlines(engine: Engine): Promise<void> {
   await inBatches(
     () =>
-      engine.db.cold.query<Due>(
-        `select project, ${hex('id')} as id from tidebase.runs where ${pastDeadline} limit $1`,
-        [batch],
-      ),
+      engine.db.cold.query<Due>(`select l.project, ${hex('l.run_id')} as id from ${pastDeadline} limit $1`, [batch]),
     async ({ project, id }) => {
       const caller: Caller = { project, scope: 'admin', keyId: null }
       await cancelRun(engine, caller, id, { reason: 'deadline', actor: 'reconciler' }).catch((error) => {

@@ -5,6 +5,7 @@ import { DatabaseError, sqlStates } from './db.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { appendEvents, lockRuns } from './events.ts'
+import { keepLive } from './live-runs.ts'
 import { type RunRow, refuse, toRun } from './runs.ts'
 
 const retries = statement<{ project: number; run: string; actor?: string | null }, RunRow>(
@@ -26,7 +27,7 @@ const retries = statement<{ project: number; run: string; actor?: string | null 
   ), counted as (
     insert into tidebase.queue_counts (project, queue, status, runs)
     select project, queue, 'failed', -count(*) from retried where queue is not null group by project, queue
-  ), news as materialized (
+  ), ${keepLive('retried')}, news as materialized (
     select project, id as run, event_seq + 1 as seq, 'run.retried' as type, json_build_object('actor', actor) as payload
     from decided where action = 'retried'
   ), ${appendEvents}

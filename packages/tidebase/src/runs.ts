@@ -12,6 +12,7 @@ import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { runIs } from './events.ts'
 import { newId, parseId, wireId } from './ids.ts'
+import { keepLive } from './live-runs.ts'
 import { checkWebhookTarget } from './target.ts'
 
 export type Run = ReplyOf<Routes['createRun']>['run']
@@ -191,7 +192,7 @@ export const insertRuns = (source: string) => `inserted as (
   from ${source} order by project, queue, dedupe_key, i
   on conflict do nothing
   returning *
-), keyed as (
+), ${keepLive('inserted')}, keyed as (
   -- Once per queue; without a lock that a claim would wait for.
   insert into tidebase.queues (project, name, keyed)
   select n.project, n.queue, true
@@ -238,7 +239,7 @@ const createRuns = statement<NewRunCall, RunRow>(
       select r.* from tidebase.runs r where ${runIs('r', 'c.project', 'c.id')}
       union all
       select r.* from tidebase.runs r where r.project = c.project and r.queue = c.queue
-        and r.dedupe_key = c.dedupe_key and r.status in ('queued', 'running', 'waiting')
+        and r.held_key = c.dedupe_key
       limit 1
     ) r
     where not exists (select from inserted n where n.project = c.project and n.id = c.id)

@@ -203,10 +203,11 @@ export async function invokePushed(engine: Engine): Promise<void> {
 }
 
 /** SQL: the first ready jobs of the queue that nobody was asked for lately. */
-const ready = (which: string, limit: string) => `select r.id, r.priority, r.run_at from tidebase.runs r
+const ready = (which: string, limit: string) => `select r.run_id as id, r.priority, r.run_at
+  from tidebase.live_runs r
   where r.project = $1 and r.queue = $2 and r.status = 'queued' and r.run_at <= now() and ${which}
     and not exists (
-      select from tidebase.deliveries d where d.project = r.project and d.run_id = r.id and ${askedLately})
+      select from tidebase.deliveries d where d.project = r.project and d.run_id = r.run_id and ${askedLately})
   order by r.priority desc, r.run_at limit greatest(${limit}, 0)`
 
 function invokeQueue(engine: Engine, project: number, queue: string): Promise<number> {
@@ -221,9 +222,9 @@ function invokeQueue(engine: Engine, project: number, queue: string): Promise<nu
       `with room as materialized (
         select q.invoke_url, q.rate_per_minute, q.per_key_concurrency as per_key, least(
           q.concurrency
-            - (select count(*) from tidebase.runs r where r.project = $1 and r.queue = $2 and r.status = 'running')
+            - (select count(*) from tidebase.live_runs r where r.project = $1 and r.queue = $2 and r.status = 'running')
             - (select count(*) from tidebase.deliveries d
-                join tidebase.runs r on r.project = d.project and r.id = d.run_id
+                join tidebase.live_runs r on r.project = d.project and r.run_id = d.run_id
                 where d.project = $1 and ${askedLately} and r.queue = $2 and r.status = 'queued'),
           q.rate_per_minute - (select coalesce(sum(c.claims), 0) from tidebase.queue_claims c
             where c.project = $1 and c.queue = $2 and c.at > now() - interval '1 minute'),
@@ -232,26 +233,26 @@ function invokeQueue(engine: Engine, project: number, queue: string): Promise<nu
         from tidebase.queues q where q.project = $1 and q.name = $2
       ), keys as materialized (
         with recursive keys as (
-          (select r.concurrency_key as key from tidebase.runs r
-            where r.project = $1 and r.queue = $2 and r.status = 'queued' and r.concurrency_key is not null
+          (select r.concurrency_key as key from tidebase.live_runs r
+            where r.project = $1 and r.queue = $2 and r.status = 'queued' and r.concurrency_key > ''
             order by r.concurrency_key limit 1)
           union all
-          select (select r.concurrency_key from tidebase.runs r
+          select (select r.concurrency_key from tidebase.live_runs r
             where r.project = $1 and r.queue = $2 and r.status = 'queued' and r.concurrency_key > k.key
             order by r.concurrency_key limit 1)
           from keys k where k.key is not null
         )
         select k.key, greatest(0, least(room.room, room.per_key - (
-          select count(*) from tidebase.runs r
+          select count(*) from tidebase.live_runs r
           where r.project = $1 and r.queue = $2 and r.status = 'running' and r.concurrency_key = k.key
         ) - (
-          select count(*) from tidebase.deliveries d join tidebase.runs r on r.project = d.project and r.id = d.run_id
+          select count(*) from tidebase.deliveries d join tidebase.live_runs r on r.project = d.project and r.run_id = d.run_id
           where d.project = $1 and ${askedLately} and r.queue = $2 and r.status = 'queued' and r.concurrency_key = k.key
         ))) as room
         from keys k cross join room where k.key is not null
       ), chosen as materialized (
         select r.id, room.invoke_url from room cross join lateral (
-          select * from (${ready('r.concurrency_key is null', 'room.room')}) r
+          select * from (${ready(`r.concurrency_key = ''`, 'room.room')}) r
           union all
           select r.* from keys k cross join lateral (${ready('r.concurrency_key = k.key', 'k.room')}) r
           order by priority desc, run_at limit greatest(room.room, 0)

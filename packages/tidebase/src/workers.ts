@@ -21,8 +21,8 @@ export async function listWorkers(engine: Engine, caller: Caller): Promise<Reply
         and e.type in ('run.started', 'run.claimed')
     ), holding as (
       select r.lease_owner, r.id, greatest(r.lease_expires_at - $2 * interval '1 ms', r.created_at), 1, 0
-      from tidebase.runs r
-      where r.project = $1 and r.status = 'running' and r.lease_owner is not null
+      from tidebase.live_runs l join tidebase.runs r on r.id = l.run_id and r.project = l.project
+      where l.project = $1 and l.status = 'running' and r.lease_owner is not null
     ), told as (select * from begun where name is not null union all select * from holding)
     select t.name, sum(t.running) as running, sum(t.started) as started, max(least(t.seen, now())) as seen,
       array_agg(distinct r.workflow_name) as workflows

@@ -1,6 +1,7 @@
 import pg from 'pg'
 import { expect, onTestFinished, test, vi } from 'vitest'
 import { startServer } from '../../../test/server.ts'
+import { keepLive } from '../src/live-runs.ts'
 
 // What Studio lists and counts must not read what ended long ago: the plans of its statements are run on a project with
 // far more finished runs than any of them may look at.
@@ -66,7 +67,8 @@ test('lists, counts and bulk calls read no more finished runs than they show or 
   onTestFinished(() => db.end())
   // A busy workflow and queue whose runs all completed, another whose runs all stopped, and a few runs that are live.
   await db.query(
-    `insert into tidebase.runs (project, id, workflow_name, input, metadata, status, queue, cancel_reason, created_at)
+    `with made as (
+    insert into tidebase.runs (project, id, workflow_name, input, metadata, status, queue, cancel_reason, created_at)
     select 1, gen_random_uuid(), case when n % 4 = 0 then 'other' else 'busy' end, '{}',
       case when n % 3 = 0 then json_build_object('tenant', case when n % 3000 = 0 then 'rare' else 't' || n % 500 end,
         'count', n % 1000)::jsonb else '{}' end,
@@ -74,10 +76,11 @@ test('lists, counts and bulk calls read no more finished runs than they show or 
         when n % 8 = 0 then 'failed' when n % 8 = 4 then 'cancelled' else 'completed' end,
       case when n % 4 > 0 then 'jobs' end, case when n % 8 = 4 then 'user' end,
       timestamptz '2026-01-01' + n * interval '1 s'
-    from generate_series(1, $1 + 200) n`,
+    from generate_series(1, $1 + 200) n returning *
+    ), ${keepLive('made')} select`,
     [finished],
   )
-  await db.query('analyze tidebase.runs')
+  await db.query('analyze tidebase.runs, tidebase.live_runs')
 
   const query = vi.spyOn(pg.Client.prototype, 'query')
   onTestFinished(() => query.mockRestore())

@@ -8,7 +8,7 @@ import { startServer } from '../../../test/server.ts'
 
 /** Indexes that find few rows whatever the table holds. Others may be read in order by lists, which are not prepared. */
 const finders =
-  /_pkey$|^events_by_id$|^runs_(ready|running)(_keyed)?$|^runs_dedupe$|^waits_pending$|^signals_unread$|^queue_claims_recent$|^projects_|^api_keys_|^channels_|^servers_/
+  /_pkey$|^events_by_id$|^live_runs_by_queue$|^runs_dedupe$|^waits_pending$|^signals_unread$|^queue_claims_recent$|^projects_|^api_keys_|^channels_|^servers_/
 
 interface Node {
   'Node Type': string

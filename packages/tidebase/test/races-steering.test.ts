@@ -1,9 +1,10 @@
-import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
+import { expectLiveRuns } from '../../../test/live-runs.ts'
 import { type Reply, startServer } from '../../../test/server.ts'
 import { Coalescers } from '../src/coalesce.ts'
 import { openDatabase } from '../src/db.ts'
 import type { Engine } from '../src/engine.ts'
-import { deleteOldRuns } from '../src/retention.ts'
+import { retention } from '../src/retention.ts'
 import { fireSchedules } from '../src/schedules.ts'
 import { endWait } from '../src/waits.ts'
 import { Wakeups } from '../src/wakeups.ts'
@@ -36,6 +37,7 @@ afterAll(async () => {
   await second.stop()
   await first.stop()
 })
+afterEach(() => expectLiveRuns(db.cold))
 
 const race = <T>(work: (server: Server, n: number) => Promise<T>, times = 40) =>
   Promise.all(Array.from({ length: times }, (_, n) => work(n % 2 ? first : second, n)))
@@ -240,12 +242,13 @@ test('what retention deletes while it is read, put back, forked or written to is
     ids.push(run.id)
   }
   await db.cold.query(
-    `update tidebase.runs set completed_at = now() - interval '31 days' where queue = 'old' and status = 'failed'`,
+    `update tidebase.runs set completed_at = now() - interval '31 days', created_at = now() - interval '32 days'
+      where queue = 'old' and status = 'failed'`,
   )
   const whole = (steps: { output: unknown }[]) => steps.map(({ output }) => String(output)).sort()
   const forks: string[] = []
   const deleting = (async () => {
-    for (let n = 0; n < 4; n++) await both((engine) => deleteOldRuns(engine))
+    for (let n = 0; n < 4; n++) await both((engine) => retention(engine)())
   })()
   await Promise.all([
     deleting,
@@ -275,7 +278,7 @@ test('what retention deletes while it is read, put back, forked or written to is
     expect(whole(steps)).toEqual(['a', 'b', 'c'])
     expect(state?.value).toBe(1)
   }
-  await deleteOldRuns(engines[0] as Engine)
+  await retention(engines[0] as Engine)()
   const left = await first.ok('listRuns', { query: { queue: 'old', limit: 500 } })
   for (const { id, metadata } of left.runs.filter(({ metadata }) => !metadata.forkedFrom)) {
     expect(metadata).toEqual({})

@@ -1,4 +1,5 @@
-import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
+import { expectLiveRuns } from '../../../test/live-runs.ts'
 import { type Reply, startServer } from '../../../test/server.ts'
 import { openDatabase } from '../src/db.ts'
 
@@ -19,6 +20,7 @@ afterAll(async () => {
   await second.stop()
   await first.stop()
 })
+afterEach(() => expectLiveRuns(db.cold))
 
 interface Params extends Record<string, string> {
   runId: string

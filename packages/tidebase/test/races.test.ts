@@ -1,18 +1,24 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { expectLiveRuns } from '../../../test/live-runs.ts'
 import { client, startServer } from '../../../test/server.ts'
+import { openDatabase } from '../src/db.ts'
 
 // Many callers at once, spread over two servers on one database.
 
 let first: Awaited<ReturnType<typeof startServer>>
 let second: Awaited<ReturnType<typeof startServer>>
+let db: ReturnType<typeof openDatabase>
 beforeAll(async () => {
   first = await startServer()
   second = await startServer({ databaseUrl: first.databaseUrl })
+  db = openDatabase({ connectionString: first.databaseUrl }, { hot: 1, cold: 1 })
 })
 afterAll(async () => {
+  await db.close()
   await second.stop()
   await first.stop()
 })
+afterEach(() => expectLiveRuns(db.cold))
 
 /** Calls `work` 40 times at once, on both servers in turn. */
 const race = <T>(work: (server: typeof first, n: number) => Promise<T>, times = 40) =>

@@ -3,7 +3,7 @@ import { client, startServer } from '../../../test/server.ts'
 import { openDatabase } from '../src/db.ts'
 import { createKey } from '../src/keys.ts'
 
-// Runs that ended long ago are deleted. Their age is made by moving their end back.
+// Runs that ended long ago are deleted. Their age is made by moving their beginning and end back.
 
 let server: Awaited<ReturnType<typeof startServer>>
 let second: Awaited<ReturnType<typeof startServer>>
@@ -91,7 +91,11 @@ test('many go in small batches, by both servers at once', async () => {
   const jobs = Array.from({ length: 900 }, () => ({ workflowName: 'w' }))
   const made = (await api.ok('enqueueBatch', { params: { queue: 'q' }, body: { jobs } })).jobs.map(({ run }) => run.id)
   await db.cold.query(
-    `update tidebase.runs set status = 'failed', completed_at = now() - interval '40 days' where id = any ($1::uuid[])`,
+    `with ended as (
+      update tidebase.runs set status = 'failed', completed_at = now() - interval '40 days',
+        created_at = now() - interval '41 days'
+      where id = any ($1::uuid[]) returning id
+    ) delete from tidebase.live_runs where run_id in (select id from ended)`,
     [`{${made.map((id) => id.slice(4)).join(',')}}`],
   )
   await soon(async () => expect(await idsOf(api)).toEqual([]))

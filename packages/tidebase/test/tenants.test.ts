@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { startServer } from '../../../test/server.ts'
 import { openDatabase } from '../src/db.ts'
+import { keepLive } from '../src/live-runs.ts'
 import { receiver } from './receiver.ts'
 
 // Jobs with a `concurrencyKey`: tenants take turns, and each has so many at a time.
@@ -114,8 +115,11 @@ test('a hundred thousand blocked jobs of one tenant cost a claim nothing', async
   await enqueue(queue, ['big'])
   expect(await claim(queue)).toHaveLength(1)
   await db.cold.query(
-    `insert into tidebase.runs (project, id, workflow_name, status, queue, concurrency_key, priority, run_at, event_seq)
-      select 1, gen_random_uuid(), 'w', 'queued', $1, 'big', n % 3, now(), 1 from generate_series(1, 100000) n`,
+    `with made as (
+      insert into tidebase.runs (project, id, workflow_name, status, queue, concurrency_key, priority, run_at, event_seq)
+      select 1, gen_random_uuid(), 'w', 'queued', $1, 'big', n % 3, now(), 1 from generate_series(1, 100000) n
+      returning *
+    ), ${keepLive('made')} select`,
     [queue],
   )
   await enqueue(queue, ['small', null])
