@@ -89,6 +89,7 @@ export const enqueueOne = (client: Client, queue: string, n: number) =>
 export const enqueueMany = (client: Client, queue: string, count: number) =>
   client.post(`/queues/${queue}/enqueue/batch`, {
     jobs: Array.from({ length: count }, (_, n) => ({ workflowName: 'bench', input: { n } })),
+    brief: true,
   })
 
 interface Claimed {
@@ -101,7 +102,7 @@ async function completeAll(client: Client, { runs }: Claimed, leaseOwner: string
     calls: runs.map(({ id }) => ({
       route: 'completeRun',
       params: { runId: id },
-      body: { result: null, leaseOwner },
+      body: { result: null, leaseOwner, brief: true },
     })),
   })
   const failed = answers.find(({ status }) => status !== 200)
@@ -121,7 +122,8 @@ export async function workOff(client: Client, url: string, queue: string, way: W
     const claimer = async (n: number) => {
       const leaseOwner = `claimer-${n}`
       for (;;) {
-        const claimed = await client.post<Claimed>('/queues/claim', { queues: [queue], limit: perClaim, leaseOwner })
+        const asked = { queues: [queue], limit: perClaim, leaseOwner, brief: true }
+        const claimed = await client.post<Claimed>('/queues/claim', asked)
         if (claimed.runs.length === 0) return
         await completeAll(client, claimed, leaseOwner)
         done += claimed.runs.length
@@ -151,7 +153,7 @@ async function pickUpTimes(client: Client, url: string, queue: string, way: Way,
   if (way === 'http') {
     for (let n = 0; n < count; n++) {
       const leaseOwner = 'idle'
-      const claim = client.post<Claimed>('/queues/claim', { queues: [queue], waitMs: 10_000, leaseOwner })
+      const claim = client.post<Claimed>('/queues/claim', { queues: [queue], waitMs: 10_000, leaseOwner, brief: true })
       await pause()
       const sent = performance.now()
       await enqueueOne(client, queue, n)

@@ -95,6 +95,14 @@ export function client(url: string, apiKey?: string): Client {
   }
 }
 
+type Run = ReplyOf<Routes['createRun']>['run']
+
+/** A run of a reply that can be brief, where it was not asked to be. */
+export function whole(run: Run | { id: string }): Run {
+  if ('status' in run) return run
+  throw new Error(`only the id of ${run.id} was answered`)
+}
+
 /** A server in this process, on a database of its own unless `databaseUrl` names one. */
 export async function startServer(
   options: ServerOptions = {},

@@ -9,15 +9,16 @@ import { backoff, delay } from './abort.ts'
 import type { BeginOptions, Engine, WorkflowFn } from './engine.ts'
 import { LeaseLostError, RunCancelledError, RunLeasedError, TidebaseError } from './errors.ts'
 import { newOwner, newRunId } from './ids.ts'
-import { Lease } from './lease.ts'
+import { Lease, leaseLength } from './lease.ts'
 import { RunContext } from './run.ts'
 import { errorText, failureClassOf, property } from './thrown.ts'
-import { type Checkpoint, type NewRunOptions, type Run, recorded } from './types.ts'
+import { type Checkpoint, type ExecutedRun, type NewRunOptions, type Run, recorded } from './types.ts'
 
 /** A run with the right to execute it. */
 export interface Held {
-  run: Run
+  run: ExecutedRun
   leaseOwner: string
+  leaseMs: number
   checkpoints: readonly Checkpoint[]
 }
 
@@ -50,7 +51,8 @@ export async function start<Input, Output>(
   })
   // Without an owner the call was repeated, or the server is older than this.
   if (created.leaseOwner === undefined) return resume(engine, created.run.id, fn, { ...options, leaseOwner })
-  return execute(engine, { run: created.run, leaseOwner, checkpoints: [] }, fn, options)
+  const { run } = created
+  return execute(engine, { run, leaseOwner, leaseMs: leaseLength(run), checkpoints: [] }, fn, options)
 }
 
 /**
@@ -59,7 +61,11 @@ export async function start<Input, Output>(
  * @returns the held run; or, when it is completed, the run alone
  * @throws RunLeasedError while another worker holds it; RunCancelledError
  */
-export async function begin(engine: Engine, runId: string, options: BeginOptions): Promise<Held | { done: Run }> {
+export async function begin(
+  engine: Engine,
+  runId: string,
+  options: BeginOptions,
+): Promise<(Held & { run: Run }) | { done: Run }> {
   const owner = ownerOf(options)
   const patience = options.leaseWaitMs ?? 0
   const started = performance.now()
@@ -74,7 +80,7 @@ export async function begin(engine: Engine, runId: string, options: BeginOptions
         timeoutMs: 120_000,
       })
       if (run.status === 'completed') return { done: run }
-      return { run, leaseOwner: leaseOwner ?? owner, checkpoints: checkpoints ?? [] }
+      return { run, leaseOwner: leaseOwner ?? owner, leaseMs: leaseLength(run), checkpoints: checkpoints ?? [] }
     } catch (error) {
       const left = started + patience - performance.now()
       if (!(error instanceof RunLeasedError) || left <= 0) throw error
@@ -114,7 +120,7 @@ export async function execute<Input, Output>(
   fn: WorkflowFn<Input, Output>,
   { signal, parkAfterMs }: Pick<BeginOptions, 'signal' | 'parkAfterMs'>,
 ): Promise<Output> {
-  const lease = new Lease(engine.transport, held.run, held.leaseOwner, signal)
+  const lease = new Lease(engine.transport, held.run.id, held, signal)
   try {
     const context = new RunContext(engine, lease, held.run, held.checkpoints, parkAfterMs)
     const result = await unlessStopped(lease, () => fn(context, recorded<Input>(held.run.input)))
@@ -144,7 +150,7 @@ function unlessStopped<T>(lease: Lease, work: () => T | Promise<T>): Promise<T> 
  *
  * @throws RunCancelledError, LeaseLostError, or why it cannot be recorded
  */
-export async function complete(engine: Engine, lease: Lease, run: Run, result: unknown): Promise<void> {
+export async function complete(engine: Engine, lease: Lease, run: ExecutedRun, result: unknown): Promise<void> {
   try {
     const reply = await lease.call('completeRun', {
       params: { runId: run.id },

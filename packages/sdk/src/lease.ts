@@ -32,15 +32,20 @@ export class Lease {
 
   /**
    * @param transport the way to the server
-   * @param run the run as begin or claim answered it
-   * @param owner who holds the lease
+   * @param runId the run
+   * @param held who holds the lease, and how long it is (ms)
    * @param outer stops the execution from outside
    */
-  constructor(transport: Transport, run: Run, owner: string, outer?: AbortSignal) {
-    this.runId = run.id
-    this.owner = owner
+  constructor(
+    transport: Transport,
+    runId: string,
+    { leaseOwner, leaseMs }: { leaseOwner: string; leaseMs: number },
+    outer?: AbortSignal,
+  ) {
+    this.runId = runId
+    this.owner = leaseOwner
     this.#transport = transport
-    this.#lengthMs = leaseLength(run)
+    this.#lengthMs = leaseMs
     // Steps in parallel may each listen, and many of them do so inside `fetch`, out of our hands.
     setMaxListeners(0, this.#controller.signal)
     this.#unwatch = onAbort(outer, () => this.stop(outer?.reason))
@@ -148,7 +153,7 @@ export class Lease {
  * How long leases last, from one reply of the server: both times are of its clock, so ours may be wrong. An answer
  * without them counts as the default length.
  */
-function leaseLength(run: Run): number {
+export function leaseLength(run: Pick<Run, 'leaseExpiresAt' | 'updatedAt'>): number {
   const ms = Date.parse(run.leaseExpiresAt ?? '') - Date.parse(run.updatedAt)
   return ms > 0 ? ms : 60_000
 }

@@ -1,6 +1,7 @@
 // Queues and schedules, seen from outside.
 import type { BodyOf, Routes } from '@tidebase/wire'
 import type { Workflow } from './engine.ts'
+import { TidebaseError } from './errors.ts'
 import { newRunId } from './ids.ts'
 import type { Transport } from './transport.ts'
 import type { NewRunOptions, Queue, QueueConfig, Run, Schedule } from './types.ts'
@@ -41,6 +42,15 @@ export async function enqueue<Input>(
   })
   // A repeated call finds the run that its first try made: that is not somebody else's.
   return { run, deduplicated: deduplicated && run.id !== id }
+}
+
+/** What was not asked for briefly. */
+function whole(run: Run | { id: string }): Run {
+  if ('status' in run) return run
+  throw new TidebaseError(`The server answered with no more than the id of ${run.id}.`, {
+    code: 'invalid_answer',
+    hint: 'Look at what stands between this program and the server.',
+  })
 }
 
 /** Operations on queues. */
@@ -97,7 +107,8 @@ export class Queues {
     const done: { run: Run; deduplicated: boolean }[] = []
     for (let from = 0; from < all.length; from += 1_000) {
       const body = { jobs: all.slice(from, from + 1_000) }
-      done.push(...(await this.#transport.call('enqueueBatch', { params: { queue }, body })).jobs)
+      const { jobs } = await this.#transport.call('enqueueBatch', { params: { queue }, body })
+      done.push(...jobs.map(({ run, deduplicated }) => ({ run: whole(run), deduplicated })))
     }
     // A repeated call finds the run that its first try made: that is not somebody else's.
     return done.map(({ run, deduplicated }, n) => ({ run, deduplicated: deduplicated && run.id !== all[n]?.id }))

@@ -12,7 +12,7 @@ import { Snapshots, States } from './state.ts'
 import { type StepOptions, Steps } from './steps.ts'
 import { StreamWriter } from './streams.ts'
 import type { StepFn } from './tries.ts'
-import type { Checkpoint, Run, Usage } from './types.ts'
+import type { Checkpoint, ExecutedRun, Usage } from './types.ts'
 import { type ReceivedSignal, Waits } from './waits.ts'
 
 /** An entry for the usage ledger: kind, provider, model, tokens, costUsd, … */
@@ -47,7 +47,13 @@ export class RunContext {
    * @param checkpoints the steps it has completed already
    * @param parkAfterMs see BeginOptions
    */
-  constructor(engine: Engine, lease: Lease, run: Run, checkpoints: readonly Checkpoint[], parkAfterMs?: number) {
+  constructor(
+    engine: Engine,
+    lease: Lease,
+    run: ExecutedRun,
+    checkpoints: readonly Checkpoint[],
+    parkAfterMs?: number,
+  ) {
     const parking = new Parking(lease, parkAfterMs)
     this.id = run.id
     this.workflowName = run.workflowName

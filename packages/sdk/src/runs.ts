@@ -261,7 +261,7 @@ export class Runs {
         code: 'run_completed',
         hint: 'Its result is in tide.runs.get(runId).run.result.',
       })
-    const lease = new Lease(engine.transport, begun.run, begun.leaseOwner, options.signal)
+    const lease = new Lease(engine.transport, begun.run.id, begun, options.signal)
     return {
       run: new RunContext(engine, lease, begun.run, begun.checkpoints),
       input: recorded<Input>(begun.run.input),

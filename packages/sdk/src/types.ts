@@ -6,6 +6,11 @@ import type { CallReply } from './endpoints.ts'
 export type Run = CallReply<'createRun'>['run']
 /** `pending`, `queued`, `running`, `waiting`, `completed`, `failed` or `cancelled`. */
 export type RunStatus = Run['status']
+/** A run as whoever executes it has it: what a worker's claim answers with. */
+export type ExecutedRun = Pick<
+  Run,
+  'id' | 'workflowName' | 'input' | 'metadata' | 'queue' | 'concurrencyKey' | 'attempt' | 'maxAttempts'
+>
 /** A run with its history. */
 export type RunDetail = CallReply<'getRun'>
 /** One entry of a run's event log. */

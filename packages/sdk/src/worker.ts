@@ -10,9 +10,10 @@ import { type BeginOptions, type Engine, workflowFn } from './engine.ts'
 import { RunParkedError, TidebaseError } from './errors.ts'
 import { execute } from './execute.ts'
 import { newOwner } from './ids.ts'
+import { leaseLength } from './lease.ts'
 import { defaultParkAfterMs } from './parking.ts'
 import { errorText } from './thrown.ts'
-import type { Run } from './types.ts'
+import type { ExecutedRun } from './types.ts'
 
 /** How a worker works. */
 export interface WorkOptions {
@@ -39,7 +40,7 @@ export interface WorkOptions {
    */
   parkAfterMs?: number
   /** Told of failed runs (then with `run`) and of outages (once each). Prints to stderr unless given. */
-  onError?: (error: unknown, run?: Run) => void
+  onError?: (error: unknown, run?: ExecutedRun) => void
 }
 
 /** Works until the signal; see `Tidebase.work`. */
@@ -53,7 +54,7 @@ export async function work(engine: Engine, options: WorkOptions): Promise<void> 
   const stop = new AbortController()
   let freed = () => {}
 
-  const start = (run: Run, claimed: CallReply<'claim'>) => {
+  const start = (run: ClaimedRun, claimed: CallReply<'claim'>) => {
     const ended = executeClaimed(engine, run, claimed, { signal: stop.signal, parkAfterMs })
       .catch((error: unknown) => {
         if (!(error instanceof RunParkedError)) tell(onError, error, run)
@@ -86,6 +87,7 @@ export async function work(engine: Engine, options: WorkOptions): Promise<void> 
         limit: Math.min(free, 100),
         waitMs,
         include: ['checkpoints'],
+        brief: true,
       })
       if (claimed instanceof TidebaseError) {
         if (!claimed.retryable) throw claimed
@@ -113,13 +115,21 @@ function claim(engine: Engine, body: Parameters<typeof engine.transport.call<'cl
     })
 }
 
+type ClaimedRun = CallReply<'claim'>['runs'][number]
+
 async function executeClaimed(
   engine: Engine,
-  run: Run,
+  run: ClaimedRun,
   claimed: CallReply<'claim'>,
   options: Pick<BeginOptions, 'signal' | 'parkAfterMs'>,
 ): Promise<void> {
-  const held = { run, leaseOwner: claimed.leaseOwner, checkpoints: claimed.checkpoints?.[run.id] ?? [] }
+  const held = {
+    run,
+    leaseOwner: claimed.leaseOwner,
+    // A server that is older than `brief` answers with whole runs.
+    leaseMs: 'leaseExpiresAt' in run ? leaseLength(run) : claimed.leaseMs,
+    checkpoints: claimed.checkpoints?.[run.id] ?? [],
+  }
   await execute(
     engine,
     held,
@@ -144,7 +154,7 @@ async function drain(running: Set<Promise<void>>, graceMs: number, stop: AbortCo
 }
 
 /** A handler that throws must not end the worker. */
-function tell(onError: NonNullable<WorkOptions['onError']>, error: unknown, run?: Run): void {
+function tell(onError: NonNullable<WorkOptions['onError']>, error: unknown, run?: ExecutedRun): void {
   try {
     onError(error, run)
   } catch (thrown) {
@@ -152,6 +162,6 @@ function tell(onError: NonNullable<WorkOptions['onError']>, error: unknown, run?
   }
 }
 
-function print(error: unknown, run?: Run): void {
+function print(error: unknown, run?: ExecutedRun): void {
   console.error(`tidebase: ${run ? `run ${run.id} (${run.workflowName}) failed: ` : ''}${errorText(error)}`)
 }

@@ -8,7 +8,7 @@ import { statement } from './coalesce.ts'
 import { DatabaseError, sqlStates } from './db.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
-import { appendEvents, lockRuns } from './events.ts'
+import { appendEvents, lockRuns, runIs } from './events.ts'
 import { endLive, keepLive, liveIs, orphanLive } from './live-runs.ts'
 import { type RunRow, readRun, refuse, toRun } from './runs.ts'
 import { readCheckpoints } from './step-rows.ts'
@@ -166,6 +166,40 @@ const completions = statement<
   left join completed r on r.project = d.project and r.id = d.id and d.action = 'completed' and d.brief is not true`,
 )
 
+// Nearly every completion: the run is its caller's, and nobody listens to it. The update is the fence, as for
+// `steps.record_fresh` (records.ts); what it gives no row for goes to the statement above.
+const freshCompletions = statement<RunCall & { owner: string; result?: unknown }, { in_queue: string | null }>(
+  'runs.complete_fresh',
+  ['project integer', 'run uuid', 'owner text', 'result json'],
+  `fit as materialized (
+    select c.i, c.owner, c.result, r.tid, r.version, r.event_seq, l.tid as live_tid from calls c
+    cross join lateral (
+      select r.ctid as tid, r.xmin as version, r.event_seq, r.status, r.lease_owner, r.has_channels
+      from tidebase.runs r where ${runIs('r', 'c.project', 'c.run')} offset 0
+    ) r
+    cross join lateral (
+      select l.ctid as tid from tidebase.live_runs l where ${liveIs('l', 'c.project', 'c.run')} offset 0
+    ) l
+    where r.status = 'running' and r.lease_owner = c.owner and not r.has_channels
+  ), completed as (
+    update tidebase.runs r set status = 'completed', result = f.result, error = null, failure_class = null,
+      lease_owner = null, lease_expires_at = null, last_owner = f.owner, claimed = false,
+      event_seq = f.event_seq + 1, completed_at = now(), updated_at = now()
+    from fit f where r.ctid = f.tid and r.xmin = f.version
+    returning f.i, f.live_tid, r.project, r.id, r.queue, r.attempt, r.event_seq
+  ), ended_live as (
+    delete from tidebase.live_runs l using completed c where l.ctid = c.live_tid
+  ), counted as (
+    insert into tidebase.queue_counts (project, queue, status, runs)
+    select project, queue, 'completed', count(*) from completed where queue is not null group by project, queue
+  ), appended as (
+    insert into tidebase.events (project, run_id, seq, type, payload)
+    select project, id, event_seq, 'run.completed', json_build_object('attempt', attempt) from completed
+  )
+  select i, 'completed' as action, queue as in_queue from completed`,
+  { simple: true },
+)
+
 /** Ends a run with its result. @throws ApiError `run_not_found`, `lease_lost` */
 export async function completeRun(
   engine: Engine,
@@ -174,15 +208,29 @@ export async function completeRun(
   body: BodyOf<Routes['completeRun']>,
 ): Promise<ReplyOf<Routes['completeRun']>> {
   const { leaseOwner: owner, result, brief } = body
+  if (brief && owner) {
+    const fresh = await submit(engine, freshCompletions, { project: caller.project, run, owner, result })
+    if (fresh.action === 'completed') return completed(engine, caller, run, fresh)
+  }
   const row = await submit(engine, completions, { project: caller.project, run, owner, result, brief })
   refuse(row.action)
   if (row.action === 'unchanged') {
     const now = await readRun(engine.db.hot, caller, run)
     return brief ? { status: now.status } : { run: toRun(now) }
   }
-  engine.wakeups.run(caller.project, run)
-  if (row.in_queue !== null) engine.wakeups.freed(caller.project, row.in_queue)
-  return brief ? { status: 'completed' } : { run: toRun(row) }
+  const reply = completed(engine, caller, run, row)
+  return brief ? reply : { run: toRun(row) }
+}
+
+function completed(
+  engine: Engine,
+  { project }: Caller,
+  run: string,
+  { in_queue: queue }: { in_queue: string | null },
+): { status: 'completed' } {
+  engine.wakeups.run(project, run)
+  if (queue !== null) engine.wakeups.freed(project, queue)
+  return { status: 'completed' }
 }
 
 /** SQL: how a failed or expired attempt goes on; needs `decided` with action `failed` or `requeued`, error, failure_class, run_at. */

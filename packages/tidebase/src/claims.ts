@@ -11,7 +11,9 @@
 // jobs, one probe each, until it has found as many as it may take jobs; those whose cap is reached are passed by without
 // reading their jobs. There are no more of these than runs that are running. The jobs without a key take turns as one
 // more key, which has no cap.
-// That is a statement of its own, because most queues have no keys: the plain one notices where it does not do.
+// That is a statement of its own, because most queues have no keys: the plain one notices where it does not do. A third
+// one, `ready`, is for busy queues without caps, where each claim finds enough: it takes what is first in line and answers
+// with no more than was asked for. To all else it gives no row.
 import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
 import { statement } from './coalesce.ts'
 import type { Caller, Engine } from './engine.ts'
@@ -35,7 +37,7 @@ const levels = (jobs: string) => `with recursive levels as (
     )`
 
 /** SQL: locks the first `k.take` ready ones of some jobs, by priority and then by time. */
-const take = (jobs: string) => `${levels(jobs)}
+const takeOf = (jobs: string) => `${levels(jobs)}
       select j.* from levels v cross join lateral (
         select r.tid, l.tid as live_tid, l.run_id as id, l.priority, l.run_at
         from (
@@ -106,7 +108,7 @@ const keyedParts = `turns as materialized (
     union all
     select project, queue, null, 0, room from room where not keyed and room > 0
   ), picked_keyed as materialized (
-    select k.queue, k.key, k.place, p.* from shares k cross join lateral (${take(ofKey)}) p
+    select k.queue, k.key, k.place, p.* from shares k cross join lateral (${takeOf(ofKey)}) p
     where k.key <> ''
   )`
 
@@ -114,21 +116,38 @@ const plainParts = `shares as materialized (
     select project, queue, null::text as key, 0 as place, room as take from room where room > 0
   )`
 
-// All calls of a batch name the same project and queues; what is picked is dealt out to them in order.
-const claimStatement = (name: string, keyed: boolean) =>
-  statement<
-    { project: number; queues: string[]; owner: string; lease_ms: number; max: number },
-    RunRow & { next_in_ms: number | null; capped: boolean }
-  >(
-    name,
-    ['project integer', 'queues json', 'owner text', 'lease_ms double precision', 'max integer'],
-    `slots as materialized (
+interface ClaimCall {
+  project: number
+  queues: string[]
+  owner: string
+  lease_ms: number
+  max: number
+}
+
+const columns = ['project integer', 'queues json', 'owner text', 'lease_ms double precision', 'max integer']
+
+/** SQL: all calls of a batch name the same project and queues; what is picked is dealt out to their slots in order. */
+const asked = `slots as materialized (
     select i, owner, lease_ms, sum(max) over (order by i) - max as after, sum(max) over (order by i) as upto from calls
   ), asked as materialized (
     select (select project from calls limit 1) as project, (select sum(max) from calls)::integer as total
   ), names as materialized (
     select distinct n as queue from (select queues from calls limit 1) c, json_array_elements_text(c.queues) n order by n
-  ), capped as materialized (
+  )`
+
+/** SQL: whether claims from a queue `q` must look closer. */
+const isCapped = '(q.concurrency is not null or q.rate_per_minute is not null or q.paused or q.keyed)'
+
+/** SQL: what a claim changes of a run `r` for its slot `s`. */
+const taking = `status = 'running', lease_owner = s.owner, lease_expires_at = now() + s.lease_ms * interval '1 ms',
+      attempt = r.attempt + case when r.claimed then 0 else 1 end, claimed = true, event_seq = r.event_seq + 1,
+      updated_at = now()`
+
+const claimStatement = (name: string, keyed: boolean) =>
+  statement<ClaimCall, RunRow & { next_in_ms: number | null; capped: boolean }>(
+    name,
+    columns,
+    `${asked}, capped as materialized (
     select l.*, l.version = s.version as fresh
     from names n
     cross join lateral (
@@ -136,7 +155,7 @@ const claimStatement = (name: string, keyed: boolean) =>
         q.per_key_concurrency
       from tidebase.queues q, asked a
       where q.project = a.project and q.name = n.queue
-        and (q.concurrency is not null or q.rate_per_minute is not null or q.paused or q.keyed)
+        and ${isCapped}
       for no key update of q
     ) l
     cross join lateral (
@@ -156,7 +175,7 @@ const claimStatement = (name: string, keyed: boolean) =>
     from names n cross join asked a left join capped c on c.name = n.queue
     where not exists (select from stale)
   ), ${keyed ? keyedParts : plainParts}, picked as materialized (
-    select k.queue, k.key, k.place, p.* from shares k cross join lateral (${take(keyless)}) p
+    select k.queue, k.key, k.place, p.* from shares k cross join lateral (${takeOf(keyless)}) p
     where k.key is null or k.key = ''
   ), taking_turns as materialized (
     select *, case when key is null then 1
@@ -171,10 +190,7 @@ const claimStatement = (name: string, keyed: boolean) =>
     select p.*, row_number() over (order by turn, priority desc, run_at, id) as n from within_room p
     order by n limit (select total from asked)
   ), claimed as materialized (
-    update tidebase.runs r set status = 'running', lease_owner = s.owner,
-      lease_expires_at = now() + s.lease_ms * interval '1 ms', attempt = r.attempt + case when r.claimed then 0 else 1 end,
-      claimed = true,
-      event_seq = r.event_seq + 1, updated_at = now()
+    update tidebase.runs r set ${taking}
     from chosen c join slots s on c.n > s.after and c.n <= s.upto
     where r.ctid = c.tid
     returning s.i as call, c.live_tid, r.*
@@ -209,11 +225,126 @@ const claimStatement = (name: string, keyed: boolean) =>
   from slots s left join claimed k on k.call = s.i`,
   )
 
+/** What a worker has to know of a run to execute it. */
+type ClaimedRow = Pick<
+  RunRow,
+  'id' | 'workflow_name' | 'input' | 'metadata' | 'queue' | 'concurrency_key' | 'attempt' | 'max_attempts' | 'event_seq'
+>
+
+const executed = 'id, workflow_name, input, metadata, queue, concurrency_key, attempt, max_attempts, event_seq'
+
+/** @param returned the columns of runs that the statement needs and those it answers with */
+const readyStatement = <Row extends ClaimedRow>(name: string, returned: string, answered: string) =>
+  statement<ClaimCall, Row>(
+    name,
+    columns,
+    `${asked}, capped as materialized (
+    -- The lock makes a pause wait for this claim as for others: see ` +
+      '`setPaused`' +
+      `.
+    select from asked a cross join names n cross join lateral (
+      select from tidebase.queues q where q.project = a.project and q.name = n.queue and ${isCapped} for key share
+    ) q
+  ), shares as materialized (
+    select a.project, n.queue, a.total as take from asked a cross join names n where not exists (select from capped)
+  ), chosen as materialized (
+    select p.*, row_number() over (order by p.priority desc, p.run_at, p.id) as n
+    from shares k cross join lateral (${takeOf(keyless)}) p
+    order by n limit (select total from asked)
+  ), claimed as materialized (
+    update tidebase.runs r set ${taking}
+    from chosen c join slots s on c.n > s.after and c.n <= s.upto
+    where r.ctid = c.tid
+    returning s.i, c.n, c.live_tid, ${returned}
+  ), taken as (
+    update tidebase.live_runs l set status = 'running' from claimed k where l.ctid = k.live_tid
+  ), news as materialized (
+    select project, id, event_seq, has_channels,
+      json_build_object('leaseOwner', lease_owner, 'queue', queue, 'attempt', attempt) as payload
+    from claimed
+  ), appended as (
+    insert into tidebase.events (project, run_id, seq, type, payload)
+    select project, id, event_seq, 'run.claimed', payload from news
+  ), told as (
+    insert into tidebase.deliveries (project, run_id, kind, reason, channel_id, url, payload)
+    select n.project, n.id, 'channel', 'run.claimed', c.id, c.url, n.payload
+    from (select * from news where has_channels) n
+    cross join lateral (select * from tidebase.channels c where c.project = n.project and c.run_id = n.id offset 0) c
+    where c.events = '{}' or 'run.claimed' = any (c.events)
+  )
+  select 'claimed' as action, ${answered} from claimed order by i, n`,
+    { simple: true },
+  )
+
 const plainClaims = claimStatement('queues.claim', false)
 const keyedClaims = claimStatement('queues.claim_keyed', true)
-/** Groups of queues of which one is keyed, as far as this server has noticed. */
-const keyedGroups = new WeakMap<Engine, Set<string>>()
+const readyClaims = readyStatement<RunRow>('queues.claim_ready', 'r.*', '*')
+const briefClaims = readyStatement<ClaimedRow>(
+  'queues.claim_brief',
+  `r.project, r.lease_owner, r.has_channels, ${executed.replace(/\w+/g, 'r.$&')}`,
+  `i, ${executed}`,
+)
+
+/** What this server has noticed of groups of queues: one of them has keys, or a claim found as much as it wanted. */
+const noticed = new WeakMap<Engine, Map<string, 'keyed' | 'busy'>>()
 const maxNoticed = 10_000
+
+function notice(known: Map<string, 'keyed' | 'busy'>, group: string, as: 'keyed' | 'busy'): void {
+  if (known.size >= maxNoticed) known.clear()
+  known.set(group, as)
+}
+
+type Claimed = ReplyOf<Routes['claim']>['runs']
+
+interface Found {
+  rows: Pick<RunRow, 'id' | 'event_seq'>[]
+  runs: Claimed
+  /** When there may be more; null when nobody knows. */
+  nextInMs: number | null
+  capped: boolean
+}
+
+/** Claims once. */
+async function take(engine: Engine, call: ClaimCall, group: string, brief: boolean): Promise<Found> {
+  const known = noticed.get(engine) ?? new Map<string, 'keyed' | 'busy'>()
+  noticed.set(engine, known)
+  if (known.get(group) === 'busy') {
+    const found = await (brief ? takeBriefly(engine, call, group) : takeReady(engine, call, group))
+    if (found.rows.length < call.max) known.delete(group)
+    if (found.rows.length > 0) return found
+  }
+  let rows = await engine.coalescers.submit(known.get(group) === 'keyed' ? keyedClaims : plainClaims, call, group)
+  if (rows[0]?.action === 'keyed') {
+    notice(known, group, 'keyed')
+    rows = await engine.coalescers.submit(keyedClaims, call, group)
+  }
+  const claimed = rows.filter((row) => row.id != null).sort((a, b) => b.priority - a.priority || runAt(a) - runAt(b))
+  const capped = rows[0]?.capped ?? false
+  if (!capped && claimed.length === call.max) notice(known, group, 'busy')
+  const runs: Claimed = brief ? claimed.map(toClaimed) : claimed.map(toRun)
+  return { rows: claimed, runs, nextInMs: rows[0]?.next_in_ms ?? null, capped }
+}
+
+async function takeReady(engine: Engine, call: ClaimCall, group: string): Promise<Found> {
+  const rows = (await engine.coalescers.submit(readyClaims, call, group)).filter(({ action }) => action === 'claimed')
+  return { rows, runs: rows.map(toRun), nextInMs: null, capped: false }
+}
+
+async function takeBriefly(engine: Engine, call: ClaimCall, group: string): Promise<Found> {
+  const rows = (await engine.coalescers.submit(briefClaims, call, group)).filter(({ action }) => action === 'claimed')
+  return { rows, runs: rows.map(toClaimed), nextInMs: null, capped: false }
+}
+
+const toClaimed = (row: ClaimedRow) => ({
+  id: wireId('run', row.id),
+  workflowName: row.workflow_name,
+  input: row.input,
+  metadata: row.metadata,
+  queue: row.queue,
+  concurrencyKey: row.concurrency_key,
+  attempt: row.attempt,
+  maxAttempts: row.max_attempts,
+})
 
 /**
  * Takes ready runs of some queues, waiting up to `waitMs` for the first.
@@ -227,25 +358,19 @@ export async function claim(
   signals: readonly AbortSignal[],
 ): Promise<ReplyOf<Routes['claim']>> {
   const { project } = caller
+  const { leaseMs } = engine.settings
   const owner = body.leaseOwner || `worker_${newId()}`
   const queues = [...new Set(body.queues)].sort()
   const group = JSON.stringify([project, ...queues])
-  const call = { project, queues, owner, lease_ms: engine.settings.leaseMs, max: body.limit ?? 1 }
-  const noticed = keyedGroups.get(engine) ?? new Set()
-  keyedGroups.set(engine, noticed)
+  const call = { project, queues, owner, lease_ms: leaseMs, max: body.limit ?? 1 }
   let capped = false
-  const rows = await waitFor({
+  const { rows, runs } = await waitFor({
     look: async () => {
-      let rows = await engine.coalescers.submit(noticed.has(group) ? keyedClaims : plainClaims, call, group)
-      if (rows[0]?.action === 'keyed') {
-        if (noticed.size >= maxNoticed) noticed.clear()
-        noticed.add(group)
-        rows = await engine.coalescers.submit(keyedClaims, call, group)
-      }
-      capped = rows[0]?.capped ?? false
-      return rows
+      const found = await take(engine, call, group, body.brief ?? false)
+      capped = found.capped
+      return found
     },
-    enough: (rows) => rows[0]?.id != null,
+    enough: ({ rows }) => rows.length > 0,
     subscribe: (wake) => {
       const unsubscribe = queues.flatMap((queue) => [
         engine.wakeups.onQueue(project, queue, wake),
@@ -258,14 +383,13 @@ export async function claim(
     waitMs: body.waitMs ?? 0,
     signals,
     // A delayed run is claimed when it is due, not at the next look.
-    soonerMs: (rows) => (rows[0]?.next_in_ms == null ? untilCommonLook() : rows[0].next_in_ms + 1),
+    soonerMs: ({ nextInMs }) => (nextInMs === null ? untilCommonLook() : nextInMs + 1),
   })
-  const claimed = rows.filter((row) => row.id != null).sort((a, b) => b.priority - a.priority || runAt(a) - runAt(b))
-  for (const row of claimed) engine.wakeups.run(project, row.id.replaceAll('-', ''))
-  const reply = { runs: claimed.map(toRun), leaseOwner: owner }
+  for (const row of rows) engine.wakeups.run(project, row.id.replaceAll('-', ''))
+  const reply = { runs, leaseOwner: owner, leaseMs }
   if (!body.include?.includes('checkpoints')) return reply
   // A run that was only enqueued and claimed has no steps yet.
-  const resumed = claimed.filter((row) => row.event_seq > 2)
+  const resumed = rows.filter((row) => row.event_seq > 2)
   const checkpoints = await Promise.all(
     resumed.map(async (row) => [wireId('run', row.id), await readCheckpoints(engine.db.hot, project, row.id)] as const),
   )

@@ -2,7 +2,8 @@
 import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
 import type { Queryable } from './db.ts'
 import type { Caller, Engine } from './engine.ts'
-import { insertRun, newRun, toRun } from './runs.ts'
+import { wireId } from './ids.ts'
+import { insertRun, insertRunBriefly, newRun, toRun } from './runs.ts'
 import { checkWebhookTarget } from './target.ts'
 
 type QueueConfig = ReplyOf<Routes['configureQueue']>['config']
@@ -33,6 +34,10 @@ export async function enqueueBatch(
   // Made first, so that nothing is written when the target of one is refused. They leave together: one statement for
   // up to 256 of them.
   const calls = body.jobs.map((job) => newRun(engine, caller, job.workflowName, job, queue))
+  if (body.brief) {
+    const jobs = await Promise.all(calls.map((call) => insertRunBriefly(engine, call)))
+    return { jobs: jobs.map(({ row, deduplicated }) => ({ run: { id: wireId('run', row.id) }, deduplicated })) }
+  }
   const jobs = await Promise.all(calls.map((call) => insertRun(engine, call)))
   return { jobs: jobs.map(({ row, deduplicated }) => ({ run: toRun(row), deduplicated })) }
 }

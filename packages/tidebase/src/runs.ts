@@ -6,7 +6,7 @@
 //   running ─fail→ failed ─begin→ running
 //   any but completed ─cancel→ cancelled (for good)
 import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
-import { statement } from './coalesce.ts'
+import { type Answer, statement } from './coalesce.ts'
 import type { Queryable } from './db.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
@@ -229,11 +229,12 @@ export const insertRuns = (source: string) => `inserted as (
 
 // A repeated id answers with the run it made; an active dedupe key with the run that holds it. A holder that this
 // statement's snapshot does not show yet is found by the next batch.
-const createRuns = statement<NewRunCall, RunRow>(
-  'runs.create',
-  newRunColumns,
-  `${insertRuns('calls')}, existing as (
-    select c.i as call, case when r.id = c.id then 'repeated' else 'deduplicated' end as did, r.*
+const createStatement = <Row extends MadeRow>(name: string, shown: string) =>
+  statement<NewRunCall, Row>(
+    name,
+    newRunColumns,
+    `${insertRuns('calls')}, existing as (
+    select c.i as call, case when r.id = c.id then 'repeated' else 'deduplicated' end as did, ${shown}
     from calls c
     cross join lateral (
       select r.* from tidebase.runs r where ${runIs('r', 'c.project', 'c.id')}
@@ -244,11 +245,16 @@ const createRuns = statement<NewRunCall, RunRow>(
     ) r
     where not exists (select from inserted n where n.project = c.project and n.id = c.id)
   ), answers as (
-    select c.i as call, 'created' as did, n.* from calls c join inserted n on n.project = c.project and n.id = c.id
+    select c.i as call, 'created' as did, ${shown} from calls c join inserted r on r.project = c.project and r.id = c.id
     union all select * from existing
   )
   select c.i, coalesce(a.did, 'again') as action, a.* from calls c left join answers a on a.call = c.i`,
-)
+  )
+
+/** What must be known of a run that was made or found. */
+type MadeRow = Pick<RunRow, 'id' | 'workflow_name' | 'queue'>
+const createRuns = createStatement<RunRow>('runs.create', 'r.*')
+const createRunsBriefly = createStatement<MadeRow>('runs.create_brief', 'r.id, r.workflow_name, r.queue')
 
 type NewRunBody = BodyOf<Routes['createRun']> &
   Partial<Omit<BodyOf<Routes['enqueue']>, keyof BodyOf<Routes['createRun']> | 'workflowName'>>
@@ -291,12 +297,23 @@ export function newRun(
   }
 }
 
+interface Made<Row extends MadeRow> {
+  row: Row
+  created: boolean
+  deduplicated: boolean
+}
+
 /** Creates the run of a call, or finds the one that stands in its place. */
-export async function insertRun(
-  engine: Engine,
-  call: NewRunCall,
-): Promise<{ row: RunRow; created: boolean; deduplicated: boolean }> {
-  const row = await submit(engine, createRuns, call)
+export async function insertRun(engine: Engine, call: NewRunCall): Promise<Made<RunRow>> {
+  return made(engine, call, await submit(engine, createRuns, call))
+}
+
+/** As `insertRun`, for who only asks for the run's id. */
+export async function insertRunBriefly(engine: Engine, call: NewRunCall): Promise<Made<MadeRow>> {
+  return made(engine, call, await submit(engine, createRunsBriefly, call))
+}
+
+function made<Row extends MadeRow & Answer>(engine: Engine, call: NewRunCall, row: Row): Made<Row> {
   if (row.action === 'repeated' && row.workflow_name !== call.workflow_name) throw new ApiError('run_conflict')
   if (row.action === 'created') {
     if (row.queue !== null) engine.wakeups.queued(call.project, row.queue)

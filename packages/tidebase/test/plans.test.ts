@@ -86,6 +86,14 @@ test('prepared statements find their rows by key, also when their plans are made
   await server.ok('enqueue', job)
   await server.ok('configureQueue', { params: { queue: 'q' }, body: { perKeyConcurrency: 1 } })
   await server.ok('enqueue', { params: { queue: 'q' }, body: { workflowName: 'w', concurrencyKey: 'a' } })
+  for (const brief of [true, false]) {
+    for (let n = 0; n < 3; n++) await server.ok('enqueue', { params: { queue: 'busy' }, body: { workflowName: 'w' } })
+    // The first claim that finds as much as it wanted tells that the queue is busy.
+    await server.ok('claim', { body: { queues: ['busy'], leaseOwner: 'w1' } })
+    const { runs } = await server.ok('claim', { body: { queues: ['busy'], leaseOwner: 'w1', brief } })
+    await server.ok('completeRun', { params: { runId: runs[0]?.id ?? '' }, body: { leaseOwner: 'w1', brief: true } })
+  }
+  await server.ok('enqueueBatch', { params: { queue: 'busy' }, body: { jobs: [{ workflowName: 'w' }], brief: true } })
   const claimed = await server.ok('claim', { body: { queues: ['q'], leaseOwner: 'w1' } })
   const failing = { params: { runId: claimed.runs[0]?.id ?? '' }, body: { leaseOwner: 'w1', error: 'no' } }
   await server.ok('failRun', failing)
@@ -110,7 +118,11 @@ test('prepared statements find their rows by key, also when their plans are made
       'steps.record_fresh',
       'queues.claim',
       'queues.claim_keyed',
+      'queues.claim_ready',
+      'queues.claim_brief',
       'runs.create',
+      'runs.create_brief',
+      'runs.complete_fresh',
       'gates.resolve',
       'signals.send',
       'runs.park',

@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
 import { expectLiveRuns } from '../../../test/live-runs.ts'
-import { type Reply, startServer } from '../../../test/server.ts'
+import { type Reply, startServer, whole } from '../../../test/server.ts'
 import { Coalescers } from '../src/coalesce.ts'
 import { openDatabase } from '../src/db.ts'
 import type { Engine } from '../src/engine.ts'
@@ -109,7 +109,7 @@ test('two batches with the same keys, in opposite order: each key has one run', 
     const all = replies.flatMap((reply) => reply.jobs)
     expect(all.filter(({ deduplicated }) => !deduplicated)).toHaveLength(120)
     for (const { dedupeKey } of jobs) {
-      expect(new Set(all.filter(({ run }) => run.dedupeKey === dedupeKey).map(({ run }) => run.id)).size).toBe(1)
+      expect(new Set(all.filter(({ run }) => whole(run).dedupeKey === dedupeKey).map(({ run }) => run.id)).size).toBe(1)
     }
   }
 })

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
-import { startServer } from '../../../test/server.ts'
+import { startServer, whole } from '../../../test/server.ts'
 import { openDatabase } from '../src/db.ts'
 import { keepLive } from '../src/live-runs.ts'
 import { receiver } from './receiver.ts'
@@ -27,7 +27,7 @@ const enqueue = async (queue: string, keys: (string | null)[], more: object = {}
       params: { queue },
       body: { jobs: keys.map((concurrencyKey, n) => ({ workflowName: 'w', input: n, concurrencyKey, ...more })) },
     })
-  ).jobs.map(({ run }) => run)
+  ).jobs.map(({ run }) => whole(run))
 const claim = async (queue: string, limit = 1, more: object = {}) =>
   (await first.ok('claim', { body: { queues: [queue], limit, leaseOwner: 'w1', ...more } })).runs
 const keysOf = (runs: { concurrencyKey: string | null }[]) => runs.map(({ concurrencyKey }) => concurrencyKey)

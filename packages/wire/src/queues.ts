@@ -38,7 +38,10 @@ export const enqueue = route({
   errors: ['run_conflict', 'webhook_target_refused'],
 })
 
-const Enqueued = z.object({ run: Run, deduplicated: z.boolean() })
+const Enqueued = z.object({
+  run: z.union([Run, Run.pick({ id: true })]).describe('Its id alone when `brief` was asked for'),
+  deduplicated: z.boolean(),
+})
 
 export const enqueueBatch = route({
   method: 'POST',
@@ -50,6 +53,7 @@ export const enqueueBatch = route({
       .array(NewRun.extend(JobOptions.shape).extend({ workflowName: Name }))
       .min(1)
       .max(1_000),
+    brief: z.boolean().nullish().describe('Answer with the ids of the runs, not all of them'),
   }),
   reply: z.object({ jobs: z.array(Enqueued) }),
   errors: ['run_conflict', 'webhook_target_refused'],
@@ -75,6 +79,19 @@ export const resumeQueue = route({
   errors: [],
 })
 
+/** What whoever executes a claimed run has to know of it. */
+export const ClaimedRun = Run.pick({
+  id: true,
+  workflowName: true,
+  input: true,
+  metadata: true,
+  queue: true,
+  concurrencyKey: true,
+  attempt: true,
+  maxAttempts: true,
+}).meta({ id: 'ClaimedRun' })
+export type ClaimedRun = z.infer<typeof ClaimedRun>
+
 export const claim = route({
   method: 'POST',
   path: '/queues/claim',
@@ -87,10 +104,12 @@ export const claim = route({
     limit: z.int().min(1).max(100).nullish(),
     waitMs: z.int().min(0).max(30_000).nullish(),
     include: z.array(z.enum(['checkpoints'])).nullish(),
+    brief: z.boolean().nullish().describe('Answer with what is needed to execute the runs, not all of them'),
   }),
   reply: z.object({
-    runs: z.array(Run),
+    runs: z.array(z.union([Run, ClaimedRun])).describe('Whole unless `brief` was asked for'),
     leaseOwner: z.string(),
+    leaseMs: z.number().describe('How long the leases are'),
     checkpoints: z.record(z.string(), z.array(Checkpoint)).optional().describe('By run id, when asked for'),
   }),
   errors: [],
