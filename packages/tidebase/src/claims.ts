@@ -12,6 +12,7 @@
 // That is a statement of its own, because most queues have no keys: the plain one notices where it does not do.
 import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
 import { statement } from './coalesce.ts'
+import { Encoded, objectText } from './encoded.ts'
 import type { Caller, Engine } from './engine.ts'
 import { appendEvents } from './events.ts'
 import { newId, wireId } from './ids.ts'
@@ -202,6 +203,8 @@ const claimStatement = (name: string, keyed: boolean) =>
 
 const plainClaims = claimStatement('queues.claim', false)
 const keyedClaims = claimStatement('queues.claim_keyed', true)
+type Claimed = ReplyOf<Routes['claim']>
+
 /** Groups of queues of which one is keyed, as far as this server has noticed. */
 const keyedGroups = new WeakMap<Engine, Set<string>>()
 const maxNoticed = 10_000
@@ -216,7 +219,7 @@ export async function claim(
   caller: Caller,
   body: BodyOf<Routes['claim']>,
   signals: readonly AbortSignal[],
-): Promise<ReplyOf<Routes['claim']>> {
+): Promise<Claimed | Encoded<Claimed>> {
   const { project } = caller
   const owner = body.leaseOwner || `worker_${newId()}`
   const queues = [...new Set(body.queues)].sort()
@@ -258,9 +261,15 @@ export async function claim(
   // A run that was only enqueued and claimed has no steps yet.
   const resumed = claimed.filter((row) => row.event_seq > 2)
   const checkpoints = await Promise.all(
-    resumed.map(async (row) => [wireId('run', row.id), await readCheckpoints(engine.db.hot, project, row.id)] as const),
+    resumed.map(async ({ id }) => [wireId('run', id), (await readCheckpoints(engine.db.hot, project, id)).text]),
   )
-  return { ...reply, checkpoints: Object.fromEntries(checkpoints) }
+  return new Encoded(
+    objectText<Claimed>({
+      runs: JSON.stringify(reply.runs),
+      leaseOwner: JSON.stringify(owner),
+      checkpoints: objectText<Record<string, string>>(Object.fromEntries(checkpoints)),
+    }),
+  )
 }
 
 /** Those who wait look at the same moments: hundreds of idle workers cost a statement then, not one each. */
