@@ -12,12 +12,14 @@
 // That is a statement of its own, because most queues have no keys: the plain one notices where it does not do.
 import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
 import { statement } from './coalesce.ts'
+import { Encoded, objectText } from './encoded.ts'
 import type { Caller, Engine } from './engine.ts'
 import { appendEvents } from './events.ts'
 import { newId, wireId } from './ids.ts'
 import { type RunRow, toRun } from './runs.ts'
+import { type Scout, Scouts } from './scouts.ts'
 import { readCheckpoints } from './step-rows.ts'
-import { slowPollMs, waitFor } from './wait.ts'
+import { waitFor } from './wait.ts'
 
 /** SQL: the queued jobs of `k.queue` without a key, or those of `k.key`. */
 const keyless = `r.project = k.project and r.queue = k.queue and r.status = 'queued' and r.concurrency_key is null`
@@ -202,9 +204,12 @@ const claimStatement = (name: string, keyed: boolean) =>
 
 const plainClaims = claimStatement('queues.claim', false)
 const keyedClaims = claimStatement('queues.claim_keyed', true)
+type Claimed = ReplyOf<Routes['claim']>
+
 /** Groups of queues of which one is keyed, as far as this server has noticed. */
 const keyedGroups = new WeakMap<Engine, Set<string>>()
 const maxNoticed = 10_000
+const scoutsOf = new WeakMap<Engine, Scouts>()
 
 /**
  * Takes ready runs of some queues, waiting up to `waitMs` for the first.
@@ -216,7 +221,7 @@ export async function claim(
   caller: Caller,
   body: BodyOf<Routes['claim']>,
   signals: readonly AbortSignal[],
-): Promise<ReplyOf<Routes['claim']>> {
+): Promise<Claimed | Encoded<Claimed>> {
   const { project } = caller
   const owner = body.leaseOwner || `worker_${newId()}`
   const queues = [...new Set(body.queues)].sort()
@@ -224,6 +229,9 @@ export async function claim(
   const call = { project, queues, owner, lease_ms: engine.settings.leaseMs, max: body.limit ?? 1 }
   const noticed = keyedGroups.get(engine) ?? new Set()
   keyedGroups.set(engine, noticed)
+  const scouts = scoutsOf.get(engine) ?? new Scouts()
+  scoutsOf.set(engine, scouts)
+  let scout: Scout | undefined
   let capped = false
   const rows = await waitFor({
     look: async () => {
@@ -242,28 +250,39 @@ export async function claim(
         engine.wakeups.onQueue(project, queue, wake),
         engine.wakeups.onFreed(project, queue, () => capped && wake()),
       ])
+      scout = scouts.join(group, wake)
       return () => {
         for (const each of unsubscribe) each()
+        scout?.leave()
       }
     },
     waitMs: body.waitMs ?? 0,
     signals,
-    // A delayed run is claimed when it is due, not at the next look.
-    soonerMs: (rows) => (rows[0]?.next_in_ms == null ? untilCommonLook() : rows[0].next_in_ms + 1),
+    // A delayed run is claimed when it is due, not at the next look. Under a rate, room comes with time alone.
+    againMs: ([row]) => (row?.next_in_ms != null ? row.next_in_ms + 1 : capped ? untilCommonLook() : Infinity),
   })
   const claimed = rows.filter((row) => row.id != null).sort((a, b) => b.priority - a.priority || runAt(a) - runAt(b))
+  if (claimed.length > 0) scout?.found()
   for (const row of claimed) engine.wakeups.run(project, row.id.replaceAll('-', ''))
   const reply = { runs: claimed.map(toRun), leaseOwner: owner }
   if (!body.include?.includes('checkpoints')) return reply
   // A run that was only enqueued and claimed has no steps yet.
   const resumed = claimed.filter((row) => row.event_seq > 2)
   const checkpoints = await Promise.all(
-    resumed.map(async (row) => [wireId('run', row.id), await readCheckpoints(engine.db.hot, project, row.id)] as const),
+    resumed.map(async ({ id }) => [wireId('run', id), (await readCheckpoints(engine.db.hot, project, id)).text]),
   )
-  return { ...reply, checkpoints: Object.fromEntries(checkpoints) }
+  return new Encoded(
+    objectText<Claimed>({
+      runs: JSON.stringify(reply.runs),
+      leaseOwner: JSON.stringify(owner),
+      checkpoints: objectText<Record<string, string>>(Object.fromEntries(checkpoints)),
+    }),
+  )
 }
 
+const cappedPollMs = 2_000
+
 /** Those who wait look at the same moments: hundreds of idle workers cost a statement then, not one each. */
-const untilCommonLook = () => slowPollMs - (performance.now() % slowPollMs)
+const untilCommonLook = () => cappedPollMs - (performance.now() % cappedPollMs)
 
 const runAt = (row: RunRow) => row.run_at?.getTime() ?? 0

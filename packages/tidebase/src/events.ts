@@ -7,6 +7,7 @@
 // `event_seq` in the same update that changes the run.
 import type { ReplyOf, Routes } from '@tidebase/wire'
 import type { Queryable } from './db.ts'
+import { type Encoded, encodeRows, stringText, timeText, utc } from './encoded.ts'
 import { wireId } from './ids.ts'
 
 /**
@@ -107,4 +108,33 @@ export async function readEvents(db: Queryable, cursors: EventCursor[], limit: n
     },
     [JSON.stringify(cursors), limit],
   )
+}
+
+/**
+ * A page of one run's events as text, and where the next begins: null on the last.
+ *
+ * @param limit events at most
+ */
+export async function readEventPage(
+  db: Queryable,
+  { project, run, after }: EventCursor,
+  limit: number,
+): Promise<{ events: Encoded<Event[]>; nextEventsAfter: number | null }> {
+  const rows = await db.texts<[id: string, seq: string, type: string, payload: string, createdAt: string]>(
+    {
+      name: 'events.page',
+      text: `select id, seq, type, payload, ${utc('created_at')} from tidebase.events
+        where project = $1 and run_id = $2 and seq > $3 order by seq limit $4`,
+    },
+    [project, run, after, limit],
+  )
+  const runId = stringText(wireId('run', run))
+  return {
+    events: encodeRows(
+      rows,
+      ([id, seq, type, payload, createdAt]) =>
+        `{"id":${id},"runId":${runId},"seq":${seq},"type":${stringText(type)},"payload":${payload},"createdAt":${timeText(createdAt)}}`,
+    ),
+    nextEventsAfter: rows.length === limit ? Number(rows.at(-1)?.[1]) : null,
+  }
 }

@@ -96,7 +96,9 @@ export class LiveEvents {
           // Tells the client that the stream is open, before there is any event.
           controller.enqueue(encoder.encode(': tidebase\n\n'))
         },
-        pull: () => void this.#read(),
+        pull: () => {
+          if (stream?.behind || stream?.streaming) void this.#read()
+        },
         cancel: () => {
           if (stream) this.#drop(stream)
         },
