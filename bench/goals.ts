@@ -111,7 +111,7 @@ const goals: Goal[] = [
   {
     row: 'GET /runs/:id, 5,000 events, first page, p50, ms',
     benchmark: 'detail',
-    system: 'tidebase, GET /runs/:id',
+    system: 'tidebase, first page',
     figure: 'p50ms',
     atMost: 15,
   },

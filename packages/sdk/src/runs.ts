@@ -88,12 +88,18 @@ export class Runs {
    *
    * @param runId its id
    * @param options `include` names the parts wanted (all unless given); events come a page at a time (`eventsAfter`,
-   *   `eventsLimit`)
+   *   `eventsLimit`), and so do steps with `stepsLimit` (`stepsAfter`: `nextStepsAfter` of the page before)
    * @throws TidebaseError `run_not_found`
    */
   get(
     runId: string,
-    options: { include?: string[]; eventsAfter?: number; eventsLimit?: number } = {},
+    options: {
+      include?: string[]
+      eventsAfter?: number
+      eventsLimit?: number
+      stepsAfter?: number
+      stepsLimit?: number
+    } = {},
   ): Promise<RunDetail> {
     const query = { ...options, include: options.include?.join(',') }
     return this.#engine.transport.call('getRun', { params: { runId }, query })

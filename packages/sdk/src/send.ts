@@ -1,8 +1,9 @@
-// The two ways a request leaves: Node's own http where there is one, `fetch` everywhere else and when the caller
-// brings one. Node's fetch costs about three times the processor time of its http (docs in bench/): with one call per
-// step that is what a worker spends itself on.
+// The two ways a request leaves: what carries Node's own fetch (its dispatcher, undici), `fetch` itself everywhere else
+// and when the caller brings one. With one call a step, the way is what a worker spends itself on: the dispatcher
+// costs a third of Node's http and a tenth of its fetch (docs/notes/0007), and what a program sets up for its fetch, such as a
+// proxy, holds for it too.
 // Invariant: after `cancel` or the end of the answer nothing is left behind but an idle, unreferenced connection.
-import type { IncomingMessage } from 'node:http'
+import { property } from './thrown.ts'
 
 /** The part of `fetch` that is used. */
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>
@@ -37,17 +38,21 @@ export type Send = (request: Outgoing) => Sending
 /**
  * The way requests leave from here.
  *
- * @param url the server, for the choice between http and https
  * @param fetch the caller's own
  */
-export function sender(url: string, fetch: Fetch | undefined): Send {
-  return (fetch ? undefined : viaHttp(new URL(url).protocol)) ?? viaFetch(fetch)
+export function sender(fetch: Fetch | undefined): Send {
+  if (fetch) return viaFetch(fetch)
+  let dispatcher: Dispatcher | undefined
+  // With the first request and not before: loading it takes a moment.
+  return (request) => {
+    dispatcher ??= nodesDispatcher()
+    return dispatcher ? new Exchange(dispatcher, request) : viaFetch(globalThis.fetch)(request)
+  }
 }
 
-function viaFetch(own: Fetch | undefined): Send {
+function viaFetch(fetch: Fetch): Send {
   return ({ url, method, headers, body }) => {
     const controller = new AbortController()
-    const fetch = own ?? globalThis.fetch
     const answer = fetch(url, { method, headers, body, redirect: 'manual', signal: controller.signal })
     return {
       answer: answer.then((response) => ({
@@ -76,45 +81,147 @@ async function* pieces(body: ReadableStream<Uint8Array> | null): AsyncGenerator<
   }
 }
 
-function viaHttp(protocol: string): Send | undefined {
-  // Asked for at run time, so that bundles for other platforms need not have it.
-  if (typeof process === 'undefined' || process.versions?.bun || process.versions?.deno) return undefined
-  if ('WebSocketPair' in globalThis) return undefined
-  const http = process.getBuiltinModule?.(protocol === 'https:' ? 'node:https' : 'node:http')
-  if (!http) return undefined
-  // No limit of connections: long-polls hold theirs, and must not keep checkpoints waiting.
-  const agent = new http.Agent({ keepAlive: true })
-  return ({ url, method, headers, body }) => {
-    const length = body === undefined ? {} : { 'content-length': String(Buffer.byteLength(body)) }
-    const request = http.request(url, { agent, method, headers: { ...headers, ...length } })
-    const answer = new Promise<Answer>((resolve, reject) => {
-      // Stays on: a connection that breaks after the head reports it here too.
-      request.on('error', reject)
-      request.on('response', (response) => {
-        resolve({
-          status: response.statusCode ?? 0,
-          header: (name) => [response.headers[name] ?? null].flat()[0] ?? null,
-          json: async () => parse(await whole(response)),
-          chunks: () => response,
-        })
-      })
-    })
-    request.end(body)
-    return { answer, cancel: () => void request.destroy() }
-  }
+/** The part of undici's Dispatcher that is used. */
+interface Dispatcher {
+  dispatch(
+    request: Omit<Outgoing, 'url'> & { origin: string; path: string; headersTimeout: number; bodyTimeout: number },
+    handler: Handler,
+  ): boolean
 }
 
-function whole(response: IncomingMessage): Promise<string> {
-  return new Promise((resolve, reject) => {
-    let text = ''
-    response.setEncoding('utf8')
-    response.on('data', (piece: string) => {
-      text += piece
+/** How a dispatcher tells of an exchange: in the form that all of its versions under this symbol take. */
+interface Handler {
+  onConnect(abort: (error: Error) => void): void
+  onHeaders(status: number, headers: Buffer[], resume: () => void): boolean
+  onData(piece: Buffer): boolean
+  onComplete(): void
+  onError(error: Error): void
+}
+
+const isDispatcher = (value: unknown): value is Dispatcher => typeof property(value, 'dispatch') === 'function'
+
+/** Undefined where there is none: in browsers, and on platforms with a fetch of their own. */
+function nodesDispatcher(): Dispatcher | undefined {
+  if (typeof process === 'undefined' || process.versions?.bun || process.versions?.deno) return undefined
+  if ('WebSocketPair' in globalThis) return undefined
+  // Node loads its fetch, and what carries it, when one of its classes is first looked at.
+  void globalThis.Response
+  const found = property(globalThis, Symbol.for('undici.globalDispatcher.1'))
+  return isDispatcher(found) ? found : undefined
+}
+
+/** How much of a stream may wait for its reader, bytes. */
+const maxWaiting = 65_536
+
+/** One request by a dispatcher, with its answer. */
+class Exchange implements Sending, Answer, Handler {
+  readonly answer: Promise<Answer>
+  status = 0
+  #headers: Buffer[] = []
+  #pieces: Buffer[] = []
+  #waiting = 0
+  #streamed = false
+  #over = false
+  #error: Error | undefined
+  #abort: ((error: Error) => void) | undefined
+  #resume = () => {}
+  #tell = () => {}
+  #started: (answer: Answer) => void = () => {}
+  #failed: (error: Error) => void = () => {}
+
+  constructor(dispatcher: Dispatcher, { url, method, headers, body }: Outgoing) {
+    this.answer = new Promise((resolve, reject) => {
+      this.#started = resolve
+      this.#failed = reject
     })
-    response.on('end', () => resolve(text))
-    response.on('error', reject)
-    response.on('close', () => reject(new Error('the connection was closed')))
-  })
+    const path = url.indexOf('/', 'https://'.length)
+    // Limits of time are the caller's: a long-poll may be silent for long.
+    const limits = { headersTimeout: 0, bodyTimeout: 0 }
+    try {
+      dispatcher.dispatch({ origin: url.slice(0, path), path: url.slice(path), method, headers, body, ...limits }, this)
+    } catch (error) {
+      this.onError(error instanceof Error ? error : new Error(String(error)))
+    }
+  }
+
+  cancel(): void {
+    const error = new Error('the request was given up')
+    if (this.#abort) this.#abort(error)
+    this.onError(error)
+  }
+
+  header(name: string): string | null {
+    for (let n = 0; n < this.#headers.length; n += 2) {
+      if (this.#headers[n]?.toString().toLowerCase() === name) return this.#headers[n + 1]?.toString() ?? null
+    }
+    return null
+  }
+
+  async json(): Promise<{ value: unknown } | undefined> {
+    while (!this.#over) await this.#news()
+    if (this.#error) throw this.#error
+    return parse(Buffer.concat(this.#pieces).toString())
+  }
+
+  async *chunks(): AsyncGenerator<Uint8Array> {
+    this.#streamed = true
+    try {
+      for (;;) {
+        const pieces = this.#pieces
+        this.#pieces = []
+        yield* pieces
+        if (this.#error) throw this.#error
+        if (this.#pieces.length > 0) continue
+        if (this.#over) return
+        this.#waiting = 0
+        this.#resume()
+        await this.#news()
+      }
+    } finally {
+      this.cancel()
+    }
+  }
+
+  #news(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#tell = resolve
+    })
+  }
+
+  onConnect(abort: (error: Error) => void): void {
+    this.#abort = abort
+    if (this.#error) abort(this.#error)
+  }
+
+  onHeaders(status: number, headers: Buffer[], resume: () => void): boolean {
+    // Such as 103: the answer itself follows.
+    if (status < 200) return true
+    this.status = status
+    this.#headers = headers
+    this.#resume = resume
+    this.#started(this)
+    return true
+  }
+
+  onData(piece: Buffer): boolean {
+    this.#pieces.push(piece)
+    this.#waiting += piece.length
+    this.#tell()
+    return !this.#streamed || this.#waiting < maxWaiting
+  }
+
+  onComplete(): void {
+    this.#over = true
+    this.#tell()
+  }
+
+  onError(error: Error): void {
+    if (this.#over) return
+    this.#over = true
+    this.#error = error
+    this.#failed(error)
+    this.#tell()
+  }
 }
 
 function parse(text: string): { value: unknown } | undefined {

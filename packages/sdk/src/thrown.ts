@@ -4,13 +4,13 @@
  * A property of a value of unknown shape; undefined when there is none.
  *
  * @param value anything
- * @param key the property's name
+ * @param key the property's name or symbol
  */
-export function property(value: unknown, key: string): unknown {
+export function property(value: unknown, key: PropertyKey): unknown {
   return isRecord(value) ? value[key] : undefined
 }
 
-const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null
+const isRecord = (value: unknown): value is Record<PropertyKey, unknown> => typeof value === 'object' && value !== null
 
 /**
  * The text of an error as it is recorded: name and message, never the stack.

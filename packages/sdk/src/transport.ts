@@ -67,7 +67,7 @@ export class Transport {
         code: 'invalid_api_key',
         hint: 'Check TIDEBASE_API_KEY: it must be one word without spaces or line breaks.',
       })
-    this.#send = sender(this.url, options.fetch)
+    this.#send = sender(options.fetch)
     this.#headers = { accept: 'application/json', ...(key ? { authorization: `Bearer ${key}` } : {}) }
     if (options.coalesce) this.#batches = new Batches(this.#send, this.url, this.#headers, options.timeoutMs)
   }
@@ -170,7 +170,7 @@ export class Transport {
       }, limit)
       const answer = await sending.answer
       this.#reached = true
-      if (isGood(answer.status)) return { value: await read(answer, sending.cancel) }
+      if (isGood(answer.status)) return { value: await read(answer, () => sending.cancel()) }
       return this.#refusal(call, await answered(answer), answer.header('location'))
     } catch (error) {
       return { error: new UnreachableError(this.url, late ? noAnswerWithin(limit) : networkText(error), error) }

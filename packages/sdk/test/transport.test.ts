@@ -12,8 +12,8 @@ beforeAll(async () => {
 afterAll(() => server.stop(500))
 
 describe.each([
-  ['http', {}],
-  ['fetch', { fetch: (url: string, init: RequestInit) => fetch(url, init) }],
+  ['Node’s dispatcher', {}],
+  ['a fetch of the caller', { fetch: (url: string, init: RequestInit) => fetch(url, init) }],
 ])('over %s', (_, options) => {
   const client = (url = server.url) => new Tidebase({ url, timeoutMs: 3_000, ...options })
 
@@ -70,6 +70,22 @@ describe.each([
     session.detach()
   })
 
+  test('a slow reader gets every event of a long stream', async () => {
+    const tide = client()
+    const { id } = await tide.runs.create('slow reader')
+    const session = await tide.runs.attach(id)
+    const text = 'ü😀'.repeat(15_000)
+    for (let n = 0; n < 20; n++) await session.run.state.set({ n, text })
+    const seen: number[] = []
+    for await (const event of tide.runs.subscribe(id)) {
+      seen.push(event.seq)
+      if (seen.length < 8) await delay(50)
+      if (event.seq === 22) break
+    }
+    expect(seen).toEqual(Array.from({ length: 22 }, (_, n) => n + 1))
+    session.detach()
+  })
+
   test('connections of a server that is gone are not an error for long', async () => {
     const service = await restartable()
     const tide = client(service.url)
@@ -81,4 +97,24 @@ describe.each([
     expect((await reading).run.id).toBe(id)
     await service.end()
   })
+})
+
+test('what a program sets up for its fetch, such as a proxy, holds for its calls too', async () => {
+  const name = Symbol.for('undici.globalDispatcher.1')
+  await fetch(`${server.url}/health`)
+  const nodes: unknown = Reflect.get(globalThis, name)
+  const asked: unknown[] = []
+  const own = {
+    dispatch(request: { path: string }, handler: unknown) {
+      asked.push(request.path)
+      return Reflect.apply(Reflect.get(Object(nodes), 'dispatch'), nodes, [request, handler])
+    },
+  }
+  Reflect.set(globalThis, name, own)
+  try {
+    await new Tidebase({ url: server.url }).runs.create('proxied')
+  } finally {
+    Reflect.set(globalThis, name, nodes)
+  }
+  expect(asked).toEqual(['/runs/proxied'])
 })

@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { type Route, type RouteName, routes } from '@tidebase/wire'
 import { answerBatch, type Failure } from './batch.ts'
 import { check, readForm, readJson } from './body.ts'
+import { textOf } from './encoded.ts'
 import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { type Handlers, handlersOf } from './handlers.ts'
@@ -184,7 +185,7 @@ function call(handlers: Handlers, name: keyof Handlers, input: object): Promise<
 }
 
 function json(status: number, body: unknown, headers?: Record<string, string>): Response {
-  return new Response(JSON.stringify(body), { status, headers: { 'content-type': 'application/json', ...headers } })
+  return new Response(textOf(body), { status, headers: { 'content-type': 'application/json', ...headers } })
 }
 
 /** What an error is answered with. Those that are our fault are reported. */

@@ -6,12 +6,15 @@ import { randomBytes } from 'node:crypto'
 import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
 import { statement } from './coalesce.ts'
 import { DatabaseError, sqlStates } from './db.ts'
+import { Encoded, objectText } from './encoded.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { appendEvents, lockRuns, runIs } from './events.ts'
 import { endLive, keepLive, liveIs, orphanLive } from './live-runs.ts'
 import { type RunRow, readRun, refuse, toRun } from './runs.ts'
 import { readCheckpoints } from './step-rows.ts'
+
+type Begun = ReplyOf<Routes['beginRun']>
 
 interface RunCall {
   project: number
@@ -62,7 +65,7 @@ export async function beginRun(
   run: string,
   owner: string | undefined,
   withCheckpoints: boolean,
-): Promise<ReplyOf<Routes['beginRun']>> {
+): Promise<Begun | Encoded<Begun>> {
   const leaseOwner = owner || `worker_${randomBytes(12).toString('hex')}`
   const call = { project: caller.project, run, owner: leaseOwner, lease_ms: engine.settings.leaseMs }
   const row = await submit(engine, beginRuns, call).catch((error) => {
@@ -83,14 +86,18 @@ export async function beginRun(
       return { run: toRun(await readRun(engine.db.hot, caller, run)), leaseOwner: null }
   }
   engine.wakeups.run(caller.project, run)
-  return {
-    run: toRun(row),
-    leaseOwner,
-    // A first attempt has only just started: there is nothing to read.
-    ...(withCheckpoints
-      ? { checkpoints: row.event_seq > 2 ? await readCheckpoints(engine.db.hot, caller.project, run) : [] }
-      : {}),
-  }
+  const begun = { run: toRun(row), leaseOwner }
+  if (!withCheckpoints) return begun
+  // A first attempt has only just started: there is nothing to read.
+  if (row.event_seq <= 2) return { ...begun, checkpoints: [] }
+  const checkpoints = await readCheckpoints(engine.db.hot, caller.project, run)
+  return new Encoded(
+    objectText<Begun>({
+      run: JSON.stringify(begun.run),
+      leaseOwner: JSON.stringify(leaseOwner),
+      checkpoints: checkpoints.text,
+    }),
+  )
 }
 
 const heartbeats = statement<RunCall & { owner: string; lease_ms: number }, RunRow>(

@@ -5,6 +5,7 @@
 // A call that was done but whose answer no longer fits says so; every operation may be repeated.
 import { type BatchCall, type Route, type RouteName, routes } from '@tidebase/wire'
 import { check, checkStorable, readBatch } from './body.ts'
+import { textOf } from './encoded.ts'
 import { ApiError } from './errors.ts'
 import { type Match, namedParams, type Router } from './router.ts'
 
@@ -53,7 +54,7 @@ export async function answerBatch(edge: Edge, request: Request): Promise<Respons
       const query = call.query ? Object.fromEntries(new URLSearchParams(textual(call.query))) : {}
       const work = () => edge.perform(match, query, call.body === undefined ? {} : call.body)
       const reply = await (route.method === 'GET' ? readers.run(work) : work())
-      text = `{"status":200,"body":${JSON.stringify(reply)}}`
+      text = `{"status":200,"body":${textOf(reply)}}`
       if (text.length > room) throw new ApiError('not_in_batch', 'The answers of this batch are too long together.')
       room -= text.length
     } catch (error) {

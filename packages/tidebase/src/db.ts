@@ -20,6 +20,16 @@ export interface Queryable {
    * @throws DatabaseError for what Postgres refuses
    */
   query<Row extends object>(text: string | { name: string; text: string }, values?: unknown[]): Promise<Row[]>
+  /**
+   * Runs one statement and leaves its rows as Postgres wrote them: a text or null for each column. Costs a fraction of
+   * `query` where rows are many.
+   *
+   * @throws as `query`
+   */
+  texts<Row extends (string | null)[]>(
+    text: string | { name: string; text: string },
+    values?: unknown[],
+  ): Promise<Row[]>
 }
 
 /** An error that Postgres answered with. */
@@ -121,6 +131,7 @@ export function openDatabase(
         await client.query('begin')
         const result = await work({
           query: (text, values) => run(client, text, values),
+          texts: (text, values) => run(client, text, values, asTexts),
         })
         await client.query('commit')
         client.release()
@@ -173,18 +184,20 @@ export function openDatabase(
 }
 
 function onPool(pool: pg.Pool): Queryable {
+  const onClient = async (text: string | { name: string; text: string }, values?: unknown[], form?: Form) => {
+    const client = await connect(pool)
+    try {
+      const rows = await run<never>(client, text, values, form)
+      client.release()
+      return rows
+    } catch (error) {
+      client.release(!(error instanceof DatabaseError))
+      throw error
+    }
+  }
   return {
-    async query(text, values) {
-      const client = await connect(pool)
-      try {
-        const rows = await run<never>(client, text, values)
-        client.release()
-        return rows
-      } catch (error) {
-        client.release(!(error instanceof DatabaseError))
-        throw error
-      }
-    },
+    query: (text, values) => onClient(text, values),
+    texts: (text, values) => onClient(text, values, asTexts),
   }
 }
 
@@ -196,14 +209,23 @@ async function connect(pool: pg.Pool): Promise<pg.PoolClient> {
   }
 }
 
+/** How rows are wanted, where not as objects. */
+interface Form {
+  rowMode: 'array'
+  types: pg.CustomTypesConfig
+}
+
+const asTexts: Form = { rowMode: 'array', types: { getTypeParser: () => (text: string) => text } }
+
 async function run<Row extends object>(
   client: pg.PoolClient,
   text: string | { name: string; text: string },
   values: unknown[] = [],
+  form?: Form,
 ): Promise<Row[]> {
   try {
     const query = typeof text === 'string' ? { text, values } : { name: text.name, text: text.text, values }
-    return (await client.query<Row>(query)).rows
+    return (await client.query<Row>(form ? { ...query, ...form } : query)).rows
   } catch (error) {
     throw translate(error)
   }

@@ -2,13 +2,14 @@
 import type { QueryOf, ReplyOf, Routes } from '@tidebase/wire'
 import { type EdgeRow, toEdge } from './children.ts'
 import type { Queryable } from './db.ts'
+import { Encoded, objectText } from './encoded.ts'
 import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
-import { readEvents, toEvent } from './events.ts'
+import { readEventPage } from './events.ts'
 import { type GateRow, selectGates, toGate } from './gates.ts'
 import { hasEnded, type RunRow, readRun, toRun } from './runs.ts'
 import { type StreamRow, toState, toStream, toVersion, type VersionRow } from './states.ts'
-import { type StepRow, toStep } from './step-rows.ts'
+import { readSteps } from './step-rows.ts'
 import { toUsage, type UsageRow } from './usage.ts'
 import { type SignalRow, toSignal, toWait, type WaitRow } from './waits.ts'
 import { type ChannelRow, type DeliveryRow, toChannel, toChannelDelivery, toRecoveryAttempt } from './webhooks.ts'
@@ -16,6 +17,44 @@ import { type ChannelRow, type DeliveryRow, toChannel, toChannelDelivery, toReco
 type Detail = ReplyOf<Routes['getRun']>
 
 const defaultEventsLimit = 1_000
+const noSteps = { steps: new Encoded<Detail['steps']>('[]'), nextStepsAfter: null }
+const noEvents = { events: new Encoded<Detail['events']>('[]'), nextEventsAfter: null }
+
+/** The table in which a part has rows, of the parts that most runs have not. */
+const tables = {
+  state: 'state_streams',
+  stateStreams: 'state_streams',
+  stateVersions: 'state_versions',
+  runEdges: 'edges',
+  childRuns: 'edges',
+  recoveryAttempts: 'deliveries',
+  channels: 'channels',
+  channelDeliveries: 'deliveries',
+  gates: 'gates',
+  waits: 'waits',
+  signals: 'signals',
+  usage: 'usage',
+} as const satisfies Partial<Record<keyof Detail, string>>
+type Part = keyof typeof tables
+type Table = (typeof tables)[Part]
+
+/** The parts without their rows, as text. */
+const empty: Readonly<Record<Part, string>> = {
+  state: 'null',
+  stateStreams: '[]',
+  stateVersions: '[]',
+  runEdges: '[]',
+  childRuns: '[]',
+  recoveryAttempts: '[]',
+  channels: '[]',
+  channelDeliveries: '[]',
+  gates: '[]',
+  waits: '[]',
+  signals: '[]',
+  usage: '[]',
+}
+const isPart = (name: string): name is Part => Object.hasOwn(empty, name)
+const partNames = ['steps', ...Object.keys(empty), 'events']
 
 /**
  * A run with its history.
@@ -26,96 +65,89 @@ export async function getRun(
   engine: Engine,
   caller: Caller,
   run: string,
-  { include, eventsAfter = 0, eventsLimit = defaultEventsLimit }: QueryOf<Routes['getRun']>,
-): Promise<Detail> {
-  const db = engine.db.cold
+  { include, eventsAfter = 0, eventsLimit = defaultEventsLimit, stepsAfter, stepsLimit }: QueryOf<Routes['getRun']>,
+): Promise<Encoded<Detail>> {
+  const { cold, hot } = engine.db
   const { project } = caller
-  const ofRun = <Row extends object>(table: string, order: string) =>
-    db.query<Row>(`select * from tidebase.${table} where project = $1 and run_id = $2 order by ${order}`, [
+  const ofRun = <Row extends object>(table: Table, order: string) =>
+    cold.query<Row>(`select * from tidebase.${table} where project = $1 and run_id = $2 order by ${order}`, [
       project,
       run,
     ])
-  const streams = async () => ofRun<StreamRow>('state_streams', 'name')
-  const parts = {
-    steps: async () => (await ofRun<StepRow>('steps', 'position')).map(toStep),
+  const streams = () => ofRun<StreamRow>('state_streams', 'name')
+  const parts: { [Name in Part]: () => Promise<Detail[Name]> } = {
     state: async () => (await streams()).filter(({ name }) => name === 'run').map(toState)[0] ?? null,
     stateStreams: async () => (await streams()).map(toStream),
     stateVersions: async () => (await ofRun<VersionRow>('state_versions', 'stream, version')).map(toVersion),
-    runEdges: async () => (await readEdges(db, project, run)).map(toEdge),
-    childRuns: async () => (await readChildren(db, project, run)).map(toRun),
-    recoveryAttempts: async () => (await readDeliveries(db, project, run, false)).map(toRecoveryAttempt),
+    runEdges: async () => (await readEdges(cold, project, run)).map(toEdge),
+    childRuns: async () => (await readChildren(cold, project, run)).map(toRun),
+    recoveryAttempts: async () => (await readDeliveries(cold, project, run, false)).map(toRecoveryAttempt),
     channels: async () => (await ofRun<ChannelRow>('channels', 'created_at, id')).map(toChannel),
-    channelDeliveries: async () => (await readDeliveries(db, project, run, true)).map(toChannelDelivery),
-    gates: async () => (await readGates(db, project, run)).map((row) => toGate(row, caller)),
+    channelDeliveries: async () => (await readDeliveries(cold, project, run, true)).map(toChannelDelivery),
+    gates: async () => (await readGates(cold, project, run)).map((row) => toGate(row, caller)),
     waits: async () => (await ofRun<WaitRow>('waits', 'position')).map(toWait),
     signals: async () => (await ofRun<SignalRow>('signals', 'position')).map(toSignal),
     usage: async () => (await ofRun<UsageRow>('usage', 'created_at, id')).map(toUsage),
-    events: async () => (await readEvents(db, [{ project, run, after: eventsAfter }], eventsLimit)).map(toEvent),
   }
-  const wanted = include === undefined ? Object.keys(parts) : include.split(',').map((name) => name.trim())
-  const unknown = wanted.find((name) => name !== '' && name !== 'run' && !(name in parts))
+  const wanted = include === undefined ? partNames : include.split(',').map((name) => name.trim())
+  const unknown = wanted.find((name) => name !== '' && name !== 'run' && !partNames.includes(name))
   if (unknown !== undefined) {
-    const message = `must be some of ${Object.keys(parts).join(', ')}`
+    const message = `must be some of ${partNames.join(', ')}`
     throw new ApiError('invalid_query', `There is no part ${JSON.stringify(unknown.slice(0, 60))}.`, {
       issues: [{ path: 'include', message }],
     })
   }
-  const part = async <Name extends keyof typeof parts, Empty>(name: Name, empty: Empty) =>
-    wanted.includes(name) ? ((await parts[name]()) as Awaited<ReturnType<(typeof parts)[Name]>>) : empty
-  const found = toRun(await readRun(db, caller, run))
   // Before the rest: who follows the run from the last of them must not have missed what it changed.
-  const events = await part('events', [])
-  const [
-    steps,
-    state,
-    stateStreams,
-    stateVersions,
-    runEdges,
-    childRuns,
-    recoveryAttempts,
-    channels,
-    channelDeliveries,
-    gates,
-    waits,
-    signals,
-    usage,
-  ] = await Promise.all([
-    part('steps', []),
-    part('state', null),
-    part('stateStreams', []),
-    part('stateVersions', []),
-    part('runEdges', []),
-    part('childRuns', []),
-    part('recoveryAttempts', []),
-    part('channels', []),
-    part('channelDeliveries', []),
-    part('gates', []),
-    part('waits', []),
-    part('signals', []),
-    part('usage', []),
-  ])
-  const detail = {
-    run: found,
-    steps,
-    state,
-    stateStreams,
-    stateVersions,
-    runEdges,
-    childRuns,
-    recoveryAttempts,
-    channels,
-    channelDeliveries,
-    gates,
-    waits,
-    signals,
-    usage,
-    events,
-    nextEventsAfter: events.length === eventsLimit ? (events.at(-1)?.seq ?? null) : null,
+  const { events, nextEventsAfter } = wanted.includes('events')
+    ? await readEventPage(hot, { project, run, after: eventsAfter }, eventsLimit)
+    : noEvents
+  const others = { ...empty }
+  const readOthers = async () => {
+    const names = await filled(hot, project, run, wanted.filter(isPart))
+    await Promise.all(
+      names.map(async (name) => {
+        others[name] = JSON.stringify(await parts[name]())
+      }),
+    )
   }
+  const [found, { steps, nextStepsAfter }] = await Promise.all([
+    readRun(hot, caller, run).then(toRun),
+    wanted.includes('steps') ? readSteps(cold, project, run, { after: stepsAfter, limit: stepsLimit }) : noSteps,
+    readOthers(),
+  ])
   // Deleted while it was read, in parts: then it is not there, rather than there without them.
-  if (hasEnded(found.status)) await readRun(db, caller, run)
-  return detail
+  if (hasEnded(found.status)) await readRun(hot, caller, run)
+  return new Encoded(
+    objectText<Detail>({
+      run: JSON.stringify(found),
+      steps: steps.text,
+      ...others,
+      events: events.text,
+      nextStepsAfter: JSON.stringify(nextStepsAfter),
+      nextEventsAfter: JSON.stringify(nextEventsAfter),
+    }),
+  )
 }
+
+/**
+ * The parts that have rows in this run: one look at all their tables costs less than reading nothing from each. Few are
+ * not worth the look.
+ */
+async function filled(db: Queryable, project: number, run: string, names: Part[]): Promise<Part[]> {
+  if (names.length <= 2) return names
+  const [row] = await db.query<Record<Table, boolean>>(presence, [project, run])
+  return names.filter((name) => row?.[tables[name]])
+}
+
+/** SQL: whether a table has rows of the run, each by its primary key. */
+const has = (table: Table) => {
+  const runId = table === 'edges' ? 'parent_run_id' : 'run_id'
+  // The key of `usage` begins with the run; an index that begins with the project must not take its place.
+  const ofProject = table === 'usage' ? 'project is not distinct from $1::integer' : 'project = $1'
+  return `exists (select from tidebase.${table} where ${runId} = $2 and ${ofProject}) as ${table}`
+}
+
+const presence = { name: 'runs.parts', text: `select ${[...new Set(Object.values(tables))].map(has).join(', ')}` }
 
 const readGates = (db: Queryable, project: number, run: string) =>
   db.query<GateRow>(`${selectGates} where g.project = $1 and g.run_id = $2 order by g.created_at, g.id`, [project, run])

@@ -7,6 +7,7 @@
 // `event_seq` in the same update that changes the run.
 import type { ReplyOf, Routes } from '@tidebase/wire'
 import type { Queryable } from './db.ts'
+import { type Encoded, encodeRows, stringText, timeText, utc } from './encoded.ts'
 import { wireId } from './ids.ts'
 
 /**
@@ -69,9 +70,12 @@ export interface EventRow {
 
 type Event = ReplyOf<Routes['getRun']>['events'][number]
 
-/** An event as the wire shows it. */
-export function toEvent(row: EventRow): Event {
-  return {
+/** Both events of a step that began and completed at once: one row, whose id and number are the second's. */
+export const recordedStep = 'step.recorded'
+
+/** The events of a row as the wire shows them: one, or those that share the row. */
+export function toEvents(row: EventRow): Event[] {
+  const event = {
     id: row.id,
     runId: wireId('run', row.run_id),
     seq: row.seq,
@@ -79,6 +83,13 @@ export function toEvent(row: EventRow): Event {
     payload: row.payload,
     createdAt: row.created_at.toISOString(),
   }
+  if (row.type !== recordedStep) return [event]
+  const { attempt: _, ...payload } = Object(row.payload)
+  return [
+    // Ids rise by two, so that this one is nobody else's.
+    { ...event, id: row.id - 1, seq: row.seq - 1, type: 'step.started' },
+    { ...event, type: 'step.completed', payload },
+  ]
 }
 
 /** Where a reader of a run's events stands. */
@@ -91,9 +102,9 @@ export interface EventCursor {
 }
 
 /**
- * The next events of several runs in one query.
+ * The next events of several runs in one query. A row may also hold the event that the cursor stands at.
  *
- * @param limit events per run at most
+ * @param limit rows per run at most
  */
 export async function readEvents(db: Queryable, cursors: EventCursor[], limit: number): Promise<EventRow[]> {
   return db.query<EventRow>(
@@ -107,4 +118,48 @@ export async function readEvents(db: Queryable, cursors: EventCursor[], limit: n
     },
     [JSON.stringify(cursors), limit],
   )
+}
+
+/**
+ * A page of one run's events as text, and where the next begins: null on the last.
+ *
+ * @param limit events at most
+ */
+export async function readEventPage(
+  db: Queryable,
+  { project, run, after }: EventCursor,
+  limit: number,
+): Promise<{ events: Encoded<Event[]>; nextEventsAfter: number | null }> {
+  const rows = await db.texts<EventText>(
+    {
+      name: 'events.page',
+      text: `select id, seq, type, payload, ${utc('created_at')} from tidebase.events
+        where project = $1 and run_id = $2 and seq > $3 order by seq limit $4`,
+    },
+    [project, run, after, limit],
+  )
+  const events = rows.flatMap(asEvents).filter(([, seq]) => Number(seq) > after)
+  const page = events.slice(0, limit)
+  const runId = stringText(wireId('run', run))
+  return {
+    events: encodeRows(
+      page,
+      ([id, seq, type, payload, createdAt]) =>
+        `{"id":${id},"runId":${runId},"seq":${seq},"type":${stringText(type)},"payload":${payload},"createdAt":${timeText(createdAt)}}`,
+    ),
+    nextEventsAfter: rows.length === limit || events.length > limit ? Number(page.at(-1)?.[1]) : null,
+  }
+}
+
+/** Columns of an event as text. */
+type EventText = [id: string, seq: string, type: string, payload: string, createdAt: string]
+
+/** As `toEvents`, of text. */
+function asEvents(row: EventText): EventText[] {
+  const [id, seq, type, payload, createdAt] = row
+  if (type !== recordedStep) return [row]
+  return [
+    [String(Number(id) - 1), String(Number(seq) - 1), 'step.started', payload, createdAt],
+    [id, seq, 'step.completed', payload.replace(/,\s*"attempt"\s*:\s*\d+\s*\}$/, '}'), createdAt],
+  ]
 }

@@ -12,7 +12,7 @@
 // Costs: an index entry per event. One loop reads the end of the table for all streams, while there is one.
 import type { Database } from './db.ts'
 import type { Caller } from './engine.ts'
-import { type EventRow, toEvent } from './events.ts'
+import { type EventRow, toEvents } from './events.ts'
 import { keepAliveMs } from './live.ts'
 import { slowPollMs } from './wait.ts'
 import type { Wakeups } from './wakeups.ts'
@@ -200,7 +200,7 @@ export class EventFeed {
     let settled = from
     let certain = 0
     for (const { id } of rows) {
-      if (id !== settled + 1 && !(this.#gap?.final && id <= this.#gap.upTo)) break
+      if (id !== following(settled) && !(this.#gap?.final && id <= this.#gap.upTo)) break
       settled = id
       certain++
     }
@@ -251,14 +251,20 @@ export class EventFeed {
   }
 }
 
+/** The id that the sequence gives after this one: even ones, since rows may hold two events. */
+const following = (id: number) => (id % 2 === 0 ? id + 2 : id + 1)
+
 const common = (a: Set<string>, b: Set<string>) => new Set([...a].filter((each) => b.has(each)))
 const hasRoom = ({ controller }: Stream) => (controller.desiredSize ?? 0) > 0
 
 function send(stream: Stream, rows: FeedRow[]): void {
-  const mine = rows.filter(({ id, project }) => project === stream.project && id > (stream.after ?? 0))
+  const mine = rows
+    .filter(({ project }) => project === stream.project)
+    .flatMap(toEvents)
+    .filter(({ id }) => id > (stream.after ?? 0))
   const last = mine.at(-1)
   if (!last) return
   stream.after = last.id
-  const frames = mine.map((row) => `id: ${row.id}\ndata: ${JSON.stringify(toEvent(row))}\n\n`)
+  const frames = mine.map((event) => `id: ${event.id}\ndata: ${JSON.stringify(event)}\n\n`)
   stream.controller.enqueue(encoder.encode(frames.join('')))
 }

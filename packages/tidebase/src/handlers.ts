@@ -15,6 +15,7 @@ import { createChild } from './children.ts'
 import { appendStream, parseOffsets } from './chunks.ts'
 import { claim } from './claims.ts'
 import { getRun } from './detail.ts'
+import type { Encoded } from './encoded.ts'
 import type { Caller, Engine } from './engine.ts'
 import { forkRun } from './fork.ts'
 import { decideGate, gatePage } from './gate-page.ts'
@@ -57,7 +58,7 @@ export interface Input<Name extends RouteName> {
 export type Handlers = {
   [Name in Exclude<RouteName, 'batch'>]: (
     input: Input<Name>,
-  ) => Promise<Routes[Name]['reply'] extends null ? Response : ReplyOf<Routes[Name]>>
+  ) => Promise<Routes[Name]['reply'] extends null ? Response : ReplyOf<Routes[Name]> | Encoded<ReplyOf<Routes[Name]>>>
 }
 
 /** The handlers of one server. */

@@ -5,7 +5,7 @@
 // same statement, and whoever writes the row here has changed the run's row in that statement. So
 // - the lock of the run is the lock of both: nobody ever waits for a row here, and no order of locks has to be kept;
 // - where the run's row is as the snapshot shows it, its row here is as well.
-// Claims go from here to the runs (claims.ts): they read without a lock, lock the runs, and skip those that others hold.
+// Claims go from here to the runs (claim-statements.ts): they read without a lock, lock the runs, and skip those that others hold.
 
 /** Statuses of runs that have not ended. */
 export const liveStatuses = ['pending', 'queued', 'running', 'waiting'] as const

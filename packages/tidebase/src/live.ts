@@ -5,7 +5,7 @@
 import { type ChunkRow, type Offsets, readChunks } from './chunks.ts'
 import type { Database } from './db.ts'
 import type { Caller } from './engine.ts'
-import { type EventRow, readEvents, toEvent } from './events.ts'
+import { type EventRow, readEvents, toEvents } from './events.ts'
 import type { EventFeed } from './feed.ts'
 import { wireId } from './ids.ts'
 import { slowPollMs } from './wait.ts'
@@ -96,7 +96,9 @@ export class LiveEvents {
           // Tells the client that the stream is open, before there is any event.
           controller.enqueue(encoder.encode(': tidebase\n\n'))
         },
-        pull: () => void this.#read(),
+        pull: () => {
+          if (stream?.behind || stream?.streaming) void this.#read()
+        },
         cancel: () => {
           if (stream) this.#drop(stream)
         },
@@ -179,11 +181,11 @@ export class LiveEvents {
     for (const stream of streams) {
       const all = byRun.get(stream.run) ?? []
       if (all.length === pageSize) stream.behind = true
-      const mine = all.filter(({ seq }) => seq > stream.after)
+      const mine = all.flatMap(toEvents).filter(({ seq }) => seq > stream.after)
       const last = mine.at(-1)
       if (!last || !this.#streams.has(stream)) continue
       stream.after = last.seq
-      const frames = mine.map((row) => `id: ${row.seq}\ndata: ${JSON.stringify(toEvent(row))}\n\n`)
+      const frames = mine.map((event) => `id: ${event.seq}\ndata: ${JSON.stringify(event)}\n\n`)
       stream.controller.enqueue(encoder.encode(frames.join('')))
     }
   }

@@ -15,6 +15,9 @@ import { invokePushed } from './webhooks.ts'
 /** How much of each kind one round takes; a full batch is followed by another at once. */
 const batch = 500
 
+/** How often it says that this server is alive, ms; the others forget it after 15 s. A new one tells them itself. */
+const seePeersMs = 4_000
+
 const hex = (column: string) => `replace(${column}::text, '-', '')`
 
 interface Due {
@@ -39,9 +42,14 @@ export function startReconciler(
   let failing = false
   let leftOver = false
   const deleteOldRuns = retention(engine)
+  let peersSeen = Number.NEGATIVE_INFINITY
 
   const tick = async () => {
     try {
+      if (performance.now() - peersSeen >= seePeersMs) {
+        await engine.wakeups.seePeers()
+        peersSeen = performance.now()
+      }
       await round(engine, rounds++)
       if (leftOver || rounds % 10 === 1) leftOver = await deleteOldRuns()
       failing = false
@@ -86,7 +94,6 @@ const due = `select
   exists (select from tidebase.queues where invoke_url is not null and not paused) as pushed`
 
 async function round(engine: Engine, number: number): Promise<void> {
-  await engine.wakeups.seePeers()
   const [is] = await engine.db.cold.query<
     Record<'leases' | 'deadlines' | 'gates' | 'waits' | 'children' | 'schedules' | 'pushed', boolean>
   >(due, [engine.settings.leaseMs])

@@ -11,7 +11,7 @@ import { dropStream } from './chunks.ts'
 import { statement } from './coalesce.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
-import { appendEvents, leftJoinRow, lockRuns, runIs } from './events.ts'
+import { appendEvents, leftJoinRow, lockRuns, recordedStep, runIs } from './events.ts'
 import { wireId } from './ids.ts'
 import {
   firstOfStep,
@@ -57,9 +57,7 @@ const fresh = statement<RecordCall, { has_streams?: boolean }>(
     from held
   ), appended as (
     insert into tidebase.events (project, run_id, seq, type, payload)
-    select h.project, h.run, h.event_seq + e.n, e.type, e.payload
-    from held h
-    cross join lateral (values (1, 'step.started', ${started}), (2, 'step.completed', ${completed})) e(n, type, payload)
+    select project, run, event_seq + 2, '${recordedStep}', ${started} from held
   )
   select i, 'recorded' as action from held`,
   { simple: true },

@@ -35,7 +35,11 @@ export class Wakeups {
     this.#db.listen(
       channel,
       (payload) => this.#hear(payload),
-      () => this.#wakeAll(),
+      () => {
+        this.#wakeAll()
+        // Whoever hears it knows from now on that there is somebody to tell.
+        void this.#notify([])
+      },
     )
   }
 
@@ -158,19 +162,24 @@ export class Wakeups {
       // Too many keys to name: everybody looks.
       const keys = this.#unsent.size > maxKeys ? [] : [...this.#unsent]
       this.#unsent = new Set()
-      const payload = JSON.stringify([this.#serverId, ...keys])
-      await this.#db.hot
-        .query(
-          {
-            name: 'wakeups.notify',
-            // No need to wait for the disk: the notification is sent at commit either way.
-            text: `select set_config('synchronous_commit', 'off', true), pg_notify('${channel}', $1)`,
-          },
-          [payload.length < 7_900 ? payload : JSON.stringify([this.#serverId])],
-        )
-        .catch(() => {})
+      await this.#notify(keys)
     }
     this.#sending = false
+  }
+
+  /** Tells other servers. @param keys what to wake up for; none wakes all */
+  async #notify(keys: string[]): Promise<void> {
+    const payload = JSON.stringify([this.#serverId, ...keys])
+    await this.#db.hot
+      .query(
+        {
+          name: 'wakeups.notify',
+          // No need to wait for the disk: the notification is sent at commit either way.
+          text: `select set_config('synchronous_commit', 'off', true), pg_notify('${channel}', $1)`,
+        },
+        [payload.length < 7_900 ? payload : JSON.stringify([this.#serverId])],
+      )
+      .catch(() => {})
   }
 
   #hear(payload: string): void {
@@ -181,6 +190,7 @@ export class Wakeups {
       return
     }
     if (!Array.isArray(keys) || keys[0] === this.#serverId) return
+    this.#peers = true
     if (keys.length === 1) this.#wakeAll()
     else for (const key of keys.slice(1)) this.#wake(String(key))
   }

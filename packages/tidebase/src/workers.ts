@@ -2,8 +2,8 @@
 import type { ReplyOf, Routes } from '@tidebase/wire'
 import type { Caller, Engine } from './engine.ts'
 
-/** Latest events of all projects that are looked through, so that the cost does not grow with the log. */
-const lookBack = 20_000
+/** Latest ids of events of all projects that are looked through, so that the cost does not grow with the log. */
+const lookBack = 40_000
 
 /** Lists the workers of the caller's project, those seen last first. */
 export async function listWorkers(engine: Engine, caller: Caller): Promise<ReplyOf<Routes['listWorkers']>> {

@@ -71,6 +71,51 @@ test('a stream is resumed on another server where it was left', async () => {
   expect((await take(latest, 1))[0]?.data).toMatchObject({ seq: 11, type: 'state.updated' })
 })
 
+test('a reader may stop and go on between the two events of a recorded step', async () => {
+  const { secret, a, open } = await project()
+  const { run } = await a.ok('createRun', { params: { workflowName: 'w' }, body: { begin: { leaseOwner: 'w1' } } })
+  const params = { runId: run.id }
+  const live = await open(first)
+  for (const name of ['a, "attempt" : 1}', 'b']) {
+    await a.ok('recordStep', { params, body: { name, inputHash: 'h', leaseOwner: 'w1', output: 1 } })
+  }
+  await a.ok('setState', { params, body: { value: 1 } })
+  const seen = await take(live, 7)
+  const all = seen.map(({ data }) => data)
+  expect(all.map(({ seq, type }) => `${seq} ${type}`)).toEqual([
+    '1 run.created',
+    '2 run.started',
+    '3 step.started',
+    '4 step.completed',
+    '5 step.started',
+    '6 step.completed',
+    '7 state.updated',
+  ])
+  expect(all[2]?.payload).toEqual({ stepId: expect.any(String), name: 'a, "attempt" : 1}', attempt: 1 })
+  const { attempt: _, ...completed } = Object(all[2]?.payload)
+  expect(all[3]?.payload).toEqual(completed)
+  expect(rising(idsOf(seen))).toBe(true)
+  expect((await a.ok('getRun', { params })).events).toEqual(all)
+  for (const [n, { id, data }] of seen.entries()) {
+    const rest = all.slice(n + 1)
+    if (rest.length === 0) break
+    expect((await take(await open(second, `?after=${id}`), rest.length)).map(({ data }) => data)).toEqual(rest)
+    const run = await openFrames(`${first.url}/runs/${params.runId}/events?after=${data.seq}`, {
+      authorization: `Bearer ${secret}`,
+    })
+    onTestFinished(run.close)
+    expect((await take(run.frames, rest.length)).map(({ data }) => data)).toEqual(rest)
+    const pages = []
+    for (let after: number | null = n + 1; after !== null; ) {
+      const query = { eventsAfter: String(after), eventsLimit: '1' }
+      const page: { events: unknown[]; nextEventsAfter: number | null } = await a.ok('getRun', { params, query })
+      pages.push(...page.events)
+      after = page.nextEventsAfter
+    }
+    expect(pages).toEqual(rest)
+  }
+})
+
 test('another project’s events never show, and only a key that may read opens it', async () => {
   const ours = await project()
   const theirs = await project()

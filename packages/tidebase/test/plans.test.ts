@@ -104,6 +104,7 @@ test('prepared statements find their rows by key, also when their plans are made
   await server.ok('recoverRun', { params: { runId: other.run.id }, body: {} })
   await server.ok('cancelRun', { params: { runId: other.run.id }, body: {} })
 
+  await server.ok('getRun', { params })
   const feed = await openFrames(`${server.url}/events`)
   await take(feed.frames, 3)
   feed.close()
@@ -132,6 +133,8 @@ test('prepared statements find their rows by key, also when their plans are made
       'streams.drop',
       'events.feed',
       'events.backlog',
+      'events.page',
+      'runs.parts',
     ]),
   )
   query.mockRestore()

@@ -282,7 +282,7 @@ describe('parking', () => {
       [queue],
     )
     expect(leased?.n).toBe(0)
-  })
+  }, 90_000)
 })
 
 describe('a step whose worker died in the middle', () => {

@@ -16,12 +16,15 @@ export const getRun = route({
   method: 'GET',
   path: '/runs/:runId',
   summary:
-    'A run with its history. `include` names the parts wanted (all unless given; the others come back empty); events come a page at a time.',
+    'A run with its history. `include` names the parts wanted (all unless given; the others come back empty); events come a page at a time, and so do steps with `stepsLimit`.',
   scopes: ['worker', 'enqueue', 'read'],
   query: z.object({
     include: z.string().max(500).optional().describe('Comma-separated: steps, state, events, gates, usage, …'),
     eventsAfter: IntParam(0, 2_147_483_647).optional(),
     eventsLimit: IntParam(1, 5_000).optional().describe('1,000 unless given'),
+    // The steps of a fork that it took over stand before 0.
+    stepsAfter: IntParam(-2_147_483_648, 2_147_483_647).optional(),
+    stepsLimit: IntParam(1, 5_000).optional().describe('All unless given'),
   }),
   reply: z.object({
     run: Run,
@@ -39,6 +42,11 @@ export const getRun = route({
     signals: z.array(Signal),
     usage: z.array(Usage),
     events: z.array(Event),
+    nextStepsAfter: z
+      .int()
+      .nullable()
+      .optional()
+      .describe('Pass as `stepsAfter` for the next page; null on the last, and without `stepsLimit`'),
     nextEventsAfter: z.int().nullable().describe('Pass as `eventsAfter` for the next page; null on the last'),
   }),
   errors: ['run_not_found', 'invalid_query'],

@@ -100,6 +100,8 @@ class Runs(Following):
         include: Optional[Sequence[str]] = None,
         events_after: Optional[int] = None,
         events_limit: Optional[int] = None,
+        steps_after: Optional[int] = None,
+        steps_limit: Optional[int] = None,
     ) -> Dict[str, Any]:
         """A run with its history: ``run``, ``steps``, ``state``, ``gates``, ``usage``, ``events`` and more.
 
@@ -108,6 +110,8 @@ class Runs(Following):
             include: the parts wanted; all unless given.
             events_after: only events with a higher ``seq``.
             events_limit: how many events at most.
+            steps_after: ``nextStepsAfter`` of the page before.
+            steps_limit: how many steps at most; all unless given.
 
         Raises:
             TidebaseError: ``run_not_found``.
@@ -116,6 +120,8 @@ class Runs(Following):
             "include": ",".join(include) if include is not None else None,
             "eventsAfter": events_after,
             "eventsLimit": events_limit,
+            "stepsAfter": steps_after,
+            "stepsLimit": steps_limit,
         }
         return cast(Dict[str, Any], wait(self._engine.call("GET", "/runs/{run_id}", run_id=run_id, query=query)))
 
