@@ -75,6 +75,33 @@ withBrowser(
   },
 )
 
+withBrowser('a long run that goes on is not loaded again from its start', async () => {
+  const { tide } = studio
+  const { id } = await tide.runs.create('growing')
+  const session = await tide.runs.attach(id)
+  const steps = (from: number, to: number) =>
+    Promise.all(Array.from({ length: to - from }, (_, n) => session.run.step(`step ${from + n}`, () => n)))
+  await steps(0, 600)
+  const page = await studio.open(`/ui/runs/${id}`)
+  const timeline = page.getByRole('list', { name: 'Timeline' })
+  const last = async (name: string) => {
+    await page.evaluate('scrollTo(0, document.body.scrollHeight)')
+    await timeline.getByRole('listitem').filter({ hasText: name }).waitFor()
+  }
+  await timeline.getByRole('listitem').first().waitFor()
+  await last('step 599')
+  const asked: string[] = []
+  page.on('request', (request) => {
+    if (request.url().includes('include=')) asked.push(request.url())
+  })
+  await steps(600, 601)
+  await last('step 600')
+  expect(asked.length).toBeGreaterThan(0)
+  for (const url of asked) expect(url).toMatch(/stepsAfter=/)
+  await session.complete()
+  studio.calm()
+})
+
 withBrowser('it says when it is not live, and goes on by itself when the server is back', async () => {
   const first = await startServer({ apiKey: rootKey, databaseUrl: studio.server.databaseUrl })
   const port = Number(new URL(first.url).port)

@@ -10,7 +10,7 @@
 //   made: else a worker could have itself sent what it must not see.
 import { createHmac } from 'node:crypto'
 import type { LookupFunction } from 'node:net'
-import type { Dispatcher } from 'undici'
+import type { Agent, Dispatcher } from 'undici'
 import { statement } from './coalesce.ts'
 import { type Engine, submit } from './engine.ts'
 import { ApiError } from './errors.ts'
@@ -61,7 +61,11 @@ export function startOutbox(
   engine: Engine,
   { log, lookup }: { log: (message: string) => void; lookup?: LookupFunction },
 ): { close(): Promise<void> } {
-  const agent = guardedAgent(engine.settings.allowPrivateWebhooks, { lookup, timeoutMs, connections: perTarget })
+  let opening: Promise<Agent> | undefined
+  const agent = () => {
+    opening ??= guardedAgent(engine.settings.allowPrivateWebhooks, { lookup, timeoutMs, connections: perTarget })
+    return opening
+  }
   const calls = new Set<Promise<void>>()
   const targets = new Map<string, number>()
   let timer: NodeJS.Timeout | undefined
@@ -77,7 +81,7 @@ export function startOutbox(
         await record(engine, due, { ok: false, final: true, error: `superseded, not sent: ${why}` }, false)
         return
       }
-      const outcome = await attempt(engine, due, agent)
+      const outcome = await attempt(engine, due, await agent())
       const cutOff = closed && !outcome.ok && !outcome.final && outcome.httpStatus === undefined
       // A call that may have arrived is not made again if it is an invoke.
       if (cutOff && due.kind !== 'invoke') await giveBack(engine, due)
@@ -136,10 +140,10 @@ export function startOutbox(
       unsubscribe()
       clearTimeout(timer)
       await looking
-      const grace = setTimeout(() => void agent.destroy(), graceMs)
+      const grace = setTimeout(async () => (await opening)?.destroy(), graceMs)
       await Promise.all(calls)
       clearTimeout(grace)
-      await agent.destroy()
+      await (await opening)?.destroy()
     },
   }
 }

@@ -7,7 +7,7 @@
 import dns from 'node:dns'
 import type { LookupFunction } from 'node:net'
 import ipaddr from 'ipaddr.js'
-import { Agent, buildConnector, type Dispatcher, request } from 'undici'
+import type { Agent, Dispatcher } from 'undici'
 import type { Settings } from './engine.ts'
 import { ApiError } from './errors.ts'
 
@@ -58,6 +58,9 @@ export function checkWebhookTarget(settings: Settings, url: string, path: string
   if (ipaddr.isValid(host) ? !isPublic(host) : localNames.test(host)) refuse('the address is not public')
 }
 
+/** Loaded with the first delivery: it is a fifth of what a server would load to start. */
+const undici = () => import('undici')
+
 /**
  * An HTTP client that connects to public addresses only.
  *
@@ -66,14 +69,15 @@ export function checkWebhookTarget(settings: Settings, url: string, path: string
  * @param options.timeoutMs to connect, ms
  * @param options.connections to one target at most; further calls would wait, at the cost of their own time
  */
-export function guardedAgent(
+export async function guardedAgent(
   allowPrivate: boolean,
   {
     lookup = dns.lookup as LookupFunction,
     timeoutMs,
     connections = 16,
   }: { lookup?: LookupFunction; timeoutMs: number; connections?: number },
-): Agent {
+): Promise<Agent> {
+  const { Agent, buildConnector } = await undici()
   const guarded: LookupFunction = (hostname, options, callback) => {
     lookup(hostname, { ...options, all: true }, (error, found) => {
       if (error) return callback(error, '', 0)
@@ -139,6 +143,7 @@ export async function callTarget(
   { timeoutMs, conceal }: { timeoutMs: number; conceal?: string },
 ): Promise<Outcome> {
   try {
+    const { request } = await undici()
     const signal = AbortSignal.timeout(timeoutMs)
     const answer = await request(url, { method: 'POST', body, headers, dispatcher, signal })
     const { statusCode: httpStatus } = answer

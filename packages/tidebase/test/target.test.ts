@@ -42,14 +42,14 @@ test.each([
   ['a name of a mapped address', names(['::ffff:127.0.0.1'])],
   ['a name that is rebound after the first look', names(['127.0.0.1'], ['93.184.215.14'])],
 ])('%s is not connected to', async (_, lookup) => {
-  const agent = guardedAgent(false, { lookup, timeoutMs: 1_000 })
+  const agent = await guardedAgent(false, { lookup, timeoutMs: 1_000 })
   await expect(request(`http://evil.example:${port}/`, { dispatcher: agent })).rejects.toThrow('not a public address')
   await agent.destroy()
   expect(hits).toBe(0)
 })
 
 test('a literal address is checked although no name is looked up', async () => {
-  const agent = guardedAgent(false, { timeoutMs: 1_000 })
+  const agent = await guardedAgent(false, { timeoutMs: 1_000 })
   for (const host of ['127.0.0.1', '[::ffff:127.0.0.1]', '0.0.0.0']) {
     await expect(request(`http://${host}:${port}/`, { dispatcher: agent })).rejects.toThrow('not a public address')
   }
@@ -58,7 +58,7 @@ test('a literal address is checked although no name is looked up', async () => {
 })
 
 test('private addresses are reached when the operator allows them', async () => {
-  const agent = guardedAgent(true, { lookup: names(['127.0.0.1']), timeoutMs: 1_000 })
+  const agent = await guardedAgent(true, { lookup: names(['127.0.0.1']), timeoutMs: 1_000 })
   const response = await request(`http://here.example:${port}/`, { dispatcher: agent })
   expect(await response.body.text()).toBe('secret')
   await agent.destroy()
