@@ -25,7 +25,10 @@ test('claims that wait for the same queue get the jobs that nobody told them of,
   )
   // Until all of them wait.
   await setTimeout(1_000)
-  await db.cold.query(`update tidebase.runs set run_at = now() where queue = 'q'`)
+  await db.cold.query(
+    `with due as (update tidebase.runs set run_at = now() where queue = 'q' returning id, run_at)
+      update tidebase.live_runs l set run_at = due.run_at from due where l.run_id = due.id`,
+  )
   const claimed = await Promise.all(claims)
   expect(new Set(claimed.flatMap(({ runs }) => runs.map(({ id }) => id))).size).toBe(3)
 }, 40_000)
