@@ -32,13 +32,19 @@ const levels = (jobs: string) => `with recursive levels as (
       from levels v where v.priority is not null
     )`
 
+/**
+ * How many jobs that others have taken meanwhile a claim passes by. A job that was claimed after the claim's snapshot costs
+ * several times what taking one does: without an end to it, a claim that has fallen behind others would never catch up.
+ */
+const maxPassed = 1_000
+
 /** SQL: locks the first `k.take` ready ones of some jobs, by priority and then by time. */
 const takeOf = (jobs: string) => `${levels(jobs)}
       select j.* from levels v cross join lateral (
         select r.tid, l.tid as live_tid, l.run_id as id, l.priority, l.run_at
         from (
           select l.ctid as tid, l.project, l.run_id, l.priority, l.run_at from tidebase.live_runs l
-          where ${jobs} and l.priority = v.priority and l.run_at <= now() order by l.run_at
+          where ${jobs} and l.priority = v.priority and l.run_at <= now() order by l.run_at limit k.take + ${maxPassed}
         ) l cross join lateral (
           select r.ctid as tid from tidebase.runs r where ${runIs('r', 'l.project', 'l.run_id')} and r.status = 'queued'
           for no key update skip locked
@@ -54,6 +60,13 @@ const outlook = (jobs: string) => `${levels(jobs)}
           (select l.run_at from tidebase.live_runs l where ${jobs} and l.priority = v.priority and l.run_at > now()
             order by l.run_at limit 1) as next_at
       ) r where v.priority is not null`
+
+/** SQL: whether there are more ready ones of some jobs than a claim passes by. */
+const crowd = (jobs: string) => `${levels(jobs)}
+      select from levels v cross join lateral (
+        select from tidebase.live_runs l where ${jobs} and l.priority = v.priority and l.run_at <= now()
+        order by l.run_at offset ${maxPassed} limit 1
+      ) l where v.priority is not null`
 
 /** SQL: goes round the keys of `room`, as the head of this file says. Place 0 is where it starts. */
 const ring = `with recursive ring as (
@@ -215,6 +228,9 @@ const claimStatement = (name: string, keyed: boolean) =>
   )
   select s.i, case
       when exists (select from capped where not fresh) then 'again'
+      -- Others were quicker with all that it looked at: there is more.
+      when not exists (select from chosen)
+        and exists (select from shares k cross join lateral (${crowd(keyless)}) j) then 'again'
       when exists (select from stale) then 'keyed'
       else 'claimed' end as action,
     case when k.id is null then (select extract(epoch from at - now()) * 1000 from upcoming) end as next_in_ms,

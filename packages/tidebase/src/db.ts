@@ -69,8 +69,9 @@ export interface Database {
   close(): Promise<void>
 }
 
-// Classes 08 (connection), 57P (shutdown, crash, not yet ready), 53 (out of connections, memory, disk), 25006 (standby).
-const unavailable = /^(08|57P|53|25006|58)/
+// Classes 08 (connection), 57P (shutdown, crash, not yet ready), 57014 (took too long), 53 (out of connections, memory,
+// disk), 25006 (standby).
+const unavailable = /^(08|57P|57014|53|25006|58)/
 
 const types: pg.CustomTypesConfig = {
   getTypeParser(oid, format) {

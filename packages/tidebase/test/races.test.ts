@@ -56,6 +56,21 @@ test('exactly one of many workers begins a run', async () => {
   expect(await inOrder(run.id)).toEqual(['run.created', 'run.started'])
 })
 
+test('a claim that finds the first thousand jobs taken by others asks again', async () => {
+  const params = { queue: 'crowded' }
+  for (let n = 0; n < 3; n++) {
+    const jobs = Array.from({ length: 400 }, () => ({ workflowName: 'w' }))
+    await first.ok('enqueueBatch', { params, body: { jobs } })
+  }
+  let claimed: Promise<{ runs: unknown[] }> | undefined
+  await db.transaction(async (tx) => {
+    await tx.query('select from tidebase.runs where queue = $1 for update', [params.queue])
+    claimed = second.ok('claim', { body: { queues: [params.queue], limit: 10, leaseOwner: 'w' } })
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  })
+  expect((await claimed)?.runs).toHaveLength(10)
+})
+
 test('of many records of one step the first is what all get', async () => {
   const params = await begun()
   const replies = await race((server, n) =>
