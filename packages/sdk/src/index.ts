@@ -34,6 +34,7 @@ export type {
   ChannelInput,
   Checkpoint,
   Edge,
+  ExecutedRun,
   Gate,
   NewRunOptions,
   ProjectInfo,

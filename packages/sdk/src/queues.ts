@@ -48,7 +48,7 @@ export async function enqueue<Input>(
 function whole(run: Run | { id: string }): Run {
   if ('status' in run) return run
   throw new TidebaseError(`The server answered with no more than the id of ${run.id}.`, {
-    code: 'invalid_answer',
+    code: 'unexpected_answer',
     hint: 'Look at what stands between this program and the server.',
   })
 }
