@@ -120,9 +120,9 @@ describe('one server per folder', () => {
     for (let round = 0; round < 3; round++) {
       const servers = [1, 2, 3, 4].map(() => h.serve(dataDir))
       const outcomes = await Promise.all(
-        servers.map((server) => Promise.race([server.until('ready'), server.until('failed').catch(() => undefined)])),
+        servers.map((server) => Promise.any([server.until('ready'), server.until('failed')])),
       )
-      const codes = outcomes.map((told) => told?.code ?? told?.event).sort()
+      const codes = outcomes.map((told) => told.code ?? told.event).sort()
       expect(codes).toEqual(['data_dir_in_use', 'data_dir_in_use', 'data_dir_in_use', 'ready'])
       for (const server of servers) server.kill('SIGKILL')
       await Promise.all(servers.map((server) => server.ended))
