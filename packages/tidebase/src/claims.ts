@@ -36,11 +36,20 @@ interface Found {
   capped: boolean
 }
 
-/** Claims once. */
-async function take(engine: Engine, call: ClaimCall, group: string, brief: boolean): Promise<Found> {
+/**
+ * Claims once.
+ *
+ * @param hopeful there is probably a job: the statement that does no more than take some is tried first
+ */
+async function take(
+  engine: Engine,
+  call: ClaimCall,
+  group: string,
+  { brief, hopeful }: { brief: boolean; hopeful: boolean },
+): Promise<Found> {
   const known = noticed.get(engine) ?? new Map<string, 'keyed' | 'busy'>()
   noticed.set(engine, known)
-  if (known.get(group) === 'busy') {
+  if (known.get(group) === 'busy' || (hopeful && !known.has(group))) {
     const found = await (brief ? takeBriefly(engine, call, group) : takeReady(engine, call, group))
     if (found.rows.length < call.max) known.delete(group)
     if (found.rows.length > 0) return found
@@ -99,16 +108,22 @@ export async function claim(
   scoutsOf.set(engine, scouts)
   let scout: Scout | undefined
   let capped = false
+  let told = false
   const { rows, runs } = await waitFor({
     look: async () => {
-      const found = await take(engine, call, group, body.brief ?? false)
+      const hopeful = told && !capped
+      told = false
+      const found = await take(engine, call, group, { brief: body.brief ?? false, hopeful })
       capped = found.capped
       return found
     },
     enough: ({ rows }) => rows.length > 0,
     subscribe: (wake) => {
       const unsubscribe = queues.flatMap((queue) => [
-        engine.wakeups.onQueue(project, queue, wake),
+        engine.wakeups.onQueue(project, queue, () => {
+          told = true
+          wake()
+        }),
         engine.wakeups.onFreed(project, queue, () => capped && wake()),
       ])
       scout = scouts.join(group, wake)
