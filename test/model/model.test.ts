@@ -12,7 +12,6 @@ import { type Reply, startServer } from '../server.ts'
 // answer of a sequence; the other lets calls race over two servers and checks what must hold whatever their order was.
 // MODEL_RUNS=1000 looks longer; a failure prints the seed and the shortest sequence that shows it.
 // Longer than other files: the model, the calls and what must hold of them are one, and are read together.
-// Longer than other files: the model and the commands that change it are one state machine.
 
 let first: Awaited<ReturnType<typeof startServer>>
 let second: Awaited<ReturnType<typeof startServer>>
