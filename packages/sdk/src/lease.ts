@@ -22,11 +22,15 @@ const idleCalls = new Set<CallName>(['heartbeatRun', 'getGate', 'getWait', 'park
 export class Lease {
   readonly runId: string
   readonly owner: string
+  /** Aborts when the execution is over, however it ends; `reason` tells why. */
+  readonly signal: AbortSignal
   readonly #transport: Transport
   readonly #controller = new AbortController()
   readonly #lengthMs: number
   #timer: ReturnType<typeof setTimeout> | undefined
-  #unwatch: () => void
+  #unwatch = () => {}
+  // Asked several times a step, where the signal takes a microsecond to answer.
+  #over = false
   #lost = false
   #busy = 0
 
@@ -44,17 +48,13 @@ export class Lease {
   ) {
     this.runId = runId
     this.owner = leaseOwner
+    this.signal = this.#controller.signal
     this.#transport = transport
     this.#lengthMs = leaseMs
     // Steps in parallel may each listen, and many of them do so inside `fetch`, out of our hands.
-    setMaxListeners(0, this.#controller.signal)
+    setMaxListeners(0, this.signal)
     this.#unwatch = onAbort(outer, () => this.stop(outer?.reason))
     this.#beatIn(this.#beatMs)
-  }
-
-  /** Aborts when the execution is over, however it ends; `reason` tells why. */
-  get signal(): AbortSignal {
-    return this.#controller.signal
   }
 
   /** Whether the run belongs to somebody else now, or to nobody: nothing may be written about it. */
@@ -79,7 +79,7 @@ export class Lease {
 
   /** @throws the reason, when the execution is over */
   check(): void {
-    this.signal.throwIfAborted()
+    if (this.#over) throw this.signal.reason
   }
 
   /**
@@ -92,7 +92,7 @@ export class Lease {
     const busy = idleCalls.has(name) ? 0 : 1
     this.#busy += busy
     try {
-      return await this.#transport.call(name, { ...request, signal: request.signal ?? this.signal })
+      return await this.#transport.call(name, request, request.signal ?? this.signal)
     } catch (error) {
       if (isLoss(error)) this.lose(error)
       this.check()
@@ -104,7 +104,7 @@ export class Lease {
 
   /** Ends the execution because the run is not ours any more; the first reason to end wins. */
   lose(error: unknown): void {
-    this.#lost ||= !this.signal.aborted
+    this.#lost ||= !this.#over
     this.stop(error)
   }
 
@@ -112,6 +112,7 @@ export class Lease {
   stop(reason: unknown): void {
     clearTimeout(this.#timer)
     this.#unwatch()
+    this.#over = true
     this.#controller.abort(reason)
   }
 
@@ -130,7 +131,7 @@ export class Lease {
   }
 
   #beatIn(ms: number): void {
-    if (!this.signal.aborted) this.#timer = setTimeout(() => void this.#beat(), ms)
+    if (!this.#over) this.#timer = setTimeout(() => void this.#beat(), ms)
   }
 
   async #beat(): Promise<void> {

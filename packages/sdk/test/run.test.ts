@@ -194,6 +194,24 @@ test('a signal ends the attempt and leaves the run free to be resumed at once', 
   expect(await tide.run('stopped', { runId: id, leaseWaitMs: 0 }, (run) => run.step('done', () => 2))).toBe(1)
 })
 
+test('a signal that aborts while the run’s first answer is read ends the attempt in the same way', async () => {
+  const stop = new AbortController()
+  const tide = new Tidebase({
+    url: server.url,
+    fetch: async (url, init) => {
+      const text = await (await fetch(url, init)).text()
+      const stopThenRead = async () => {
+        stop.abort(new Error('ctrl-c'))
+        return text
+      }
+      return Object.defineProperty(new Response(text), 'text', { value: stopThenRead })
+    },
+  })
+  await expect(tide.run('interrupted', { signal: stop.signal }, () => 1)).rejects.toThrow('ctrl-c')
+  const { runs } = await tide.runs.list({ workflow: 'interrupted' })
+  expect(runs).toMatchObject([{ status: 'failed', failureClass: 'aborted', error: 'ctrl-c' }])
+})
+
 test('every answer may be lost once: everything happens once', async () => {
   const watch = watched(server)
   const seen = new Set<string>()
