@@ -51,15 +51,6 @@ export interface Alone {
   over(): void
 }
 
-interface Member {
-  call: BatchCall
-  settle(got: Answered | Alone): void
-  fail(error: unknown): void
-  gone: boolean
-  /** What carries it, once it left. */
-  carrier: Carrier | undefined
-}
-
 interface Carrier {
   sending: Sending
   /** How many of its calls were not given up. */
@@ -72,6 +63,33 @@ export interface Joined {
   /** Gives it up: the outcome is that error. */
   cancel(error: Error): void
 }
+
+class Member implements Joined {
+  readonly call: BatchCall
+  readonly outcome: Promise<Answered | Alone>
+  gone = false
+  /** What carries it, once it left. */
+  carrier: Carrier | undefined
+  settle: (got: Answered | Alone) => void = nothing
+  fail: (error: unknown) => void = nothing
+
+  constructor(call: BatchCall) {
+    this.call = call
+    this.outcome = new Promise((resolve, reject) => {
+      this.settle = resolve
+      this.fail = reject
+    })
+  }
+
+  cancel(error: Error): void {
+    if (this.gone) return
+    this.gone = true
+    this.fail(error)
+    if (this.carrier && --this.carrier.left === 0) this.carrier.sending.cancel()
+  }
+}
+
+const nothing = () => {}
 
 /** Puts the calls of one client together. */
 export class Batches {
@@ -105,14 +123,10 @@ export class Batches {
 
   /** Sends a call with the next request. Its outcome rejects when the connection fails or the time is over. */
   join(call: BatchCall): Joined {
-    const member: Member = { call, settle: nothing, fail: nothing, gone: false, carrier: undefined }
-    const outcome = new Promise<Answered | Alone>((resolve, reject) => {
-      member.settle = resolve
-      member.fail = reject
-    })
+    const member = new Member(call)
     this.#pending.push(member)
     this.#schedule()
-    return { outcome, cancel: (error) => giveUp(member, error) }
+    return member
   }
 
   #schedule(): void {
@@ -178,12 +192,14 @@ export class Batches {
       for (let n = 0; n < members.length; n++) {
         const mine: unknown = fits ? answers[n] : undefined
         const got = mine === undefined ? undefined : ownAnswer(mine)
-        const { settle } = members[n] ?? { settle: nothing }
+        const member = members[n]
         if (refused || (got && got.status >= 400 && property(got.json?.value, 'code') === 'not_in_batch'))
-          settle({ over: nothing })
+          member?.settle({ over: nothing })
         // An outage, a redirection, a proxy's page: it means the same to all of them.
         else
-          settle(got ?? { status, retryAfter: answer.header('retry-after'), json: status === 200 ? undefined : json })
+          member?.settle(
+            got ?? { status, retryAfter: answer.header('retry-after'), json: status === 200 ? undefined : json },
+          )
       }
     } catch (error) {
       const why = late ? new Error(`no answer within ${this.#timeoutMs} ms`, { cause: error }) : error
@@ -192,16 +208,6 @@ export class Batches {
       clearTimeout(timer)
     }
   }
-}
-
-const nothing = () => {}
-
-function giveUp(member: Member, error: Error): void {
-  if (member.gone) return
-  member.gone = true
-  member.fail(error)
-  const { carrier } = member
-  if (carrier && --carrier.left === 0) carrier.sending.cancel()
 }
 
 /** Runs once everything that is ready now has had its turn. */

@@ -77,16 +77,21 @@ export class Transport {
    *
    * @param name the route's name in the contract
    * @param request path parameters, query and body, and how long to insist
+   * @param signal gives the call up, as the request's own does
    * @returns the reply
    * @throws TidebaseError (or the class for its code) when the server refuses; UnreachableError when no answer came in
    *   time; the signal's reason when it aborts
    */
-  async call<N extends CallName>(name: N, request: CallRequest<N>): Promise<CallReply<N>> {
-    const call = new Call(this.url, this.#headers, name, request)
+  async call<N extends CallName>(
+    name: N,
+    request: CallRequest<N>,
+    signal: AbortSignal | undefined = request.signal,
+  ): Promise<CallReply<N>> {
+    const call = new Call(this.url, this.#headers, name, request, signal)
     const batches =
       together.has(name) && !request.headers && this.#batches?.takes(call.body) ? this.#batches : undefined
-    const { status, json } = await this.#insist(request, () =>
-      batches ? this.#together(batches, call, request) : this.#alone(call, request, answered),
+    const { status, json } = await this.#insist(call, () =>
+      batches ? this.#together(batches, call) : this.#alone(call, answered),
     )
     if (json === undefined)
       throw new TidebaseError(`${this.url} answered ${status} with something that is not JSON.`, {
@@ -105,65 +110,63 @@ export class Transport {
    * @throws as `call`
    */
   async stream<N extends 'streamEvents' | 'streamProjectEvents'>(name: N, request: CallRequest<N>): Promise<Chunks> {
-    const call = new Call(this.url, this.#headers, name, request)
-    return await this.#insist(request, () =>
-      this.#alone(call, request, async (answer, cancel) => ({ chunks: answer.chunks(), cancel })),
+    const call = new Call(this.url, this.#headers, name, request, request.signal)
+    return await this.#insist(call, () =>
+      this.#alone(call, async (answer, cancel) => ({ chunks: answer.chunks(), cancel })),
     )
   }
 
   /** Tries until an answer can be used, the patience ends, or the signal aborts. */
-  async #insist<T>(options: CallOptions, once: () => Promise<Outcome<T>>): Promise<T> {
+  async #insist<T>({ signal, retryForMs }: Call, once: () => Promise<Outcome<T>>): Promise<T> {
     const started = performance.now()
     for (let attempt = 0; ; attempt++) {
-      options.signal?.throwIfAborted()
+      signal?.throwIfAborted()
       const outcome = await once()
       if ('value' in outcome) return outcome.value
       const { error, retryAfterMs } = outcome
-      options.signal?.throwIfAborted()
+      signal?.throwIfAborted()
       if (!error.retryable || error.code === 'run_leased') throw error
       if (error.status === 500 && attempt + 1 >= internalErrorTries) throw error
-      const patience = options.retryForMs ?? this.#patience()
+      const patience = retryForMs ?? this.#patience()
       const pause = Math.max(backoff(attempt), retryAfterMs ?? 0)
       if (performance.now() - started + pause > patience) throw error
-      await delay(pause, options.signal)
+      await delay(pause, signal)
     }
   }
 
   /** One try in the company of others. */
-  async #together(batches: Batches, call: Call, options: CallOptions): Promise<Outcome<Answered>> {
-    const { outcome, cancel } = batches.join(call)
-    const { timeoutMs } = options
-    const unwatch = onAbort(options.signal, () => cancel(new Error('the call was given up')))
+  async #together(batches: Batches, call: Call): Promise<Outcome<Answered>> {
+    const joined = batches.join(call)
+    const { timeoutMs } = call
+    const unwatch = onAbort(call.signal, () => joined.cancel(new Error('the call was given up')))
     // The usual time limit is the request's.
     const timer =
-      timeoutMs === undefined ? undefined : setTimeout(() => cancel(new Error(noAnswerWithin(timeoutMs))), timeoutMs)
+      timeoutMs === undefined
+        ? undefined
+        : setTimeout(() => joined.cancel(new Error(noAnswerWithin(timeoutMs))), timeoutMs)
     let got: Answered | Alone
     try {
-      got = await outcome
+      got = await joined.outcome
     } catch (error) {
       return { error: new UnreachableError(this.url, networkText(error), error) }
     } finally {
       clearTimeout(timer)
       unwatch()
     }
-    if ('over' in got) return this.#alone(call, options, answered).finally(got.over)
+    if ('over' in got) return this.#alone(call, answered).finally(got.over)
     this.#reached = true
     return isGood(got.status) ? { value: got } : this.#refusal(call, got, null)
   }
 
   /** One try as a request of its own. @param read takes what is wanted of a good answer */
-  async #alone<T>(
-    call: Call,
-    options: CallOptions,
-    read: (answer: Answer, cancel: () => void) => Promise<T>,
-  ): Promise<Outcome<T>> {
-    const limit = options.timeoutMs ?? this.#options.timeoutMs
+  async #alone<T>(call: Call, read: (answer: Answer, cancel: () => void) => Promise<T>): Promise<Outcome<T>> {
+    const limit = call.timeoutMs ?? this.#options.timeoutMs
     let late = false
     let unwatch = () => {}
     let timer: ReturnType<typeof setTimeout> | undefined
     try {
       const sending = this.#send(call)
-      unwatch = onAbort(options.signal, () => sending.cancel())
+      unwatch = onAbort(call.signal, () => sending.cancel())
       timer = setTimeout(() => {
         late = true
         sending.cancel()
@@ -201,6 +204,7 @@ class Call implements Outgoing {
   readonly name: CallName
   readonly params: unknown
   readonly body: string | undefined
+  readonly signal: AbortSignal | undefined
   readonly #server: string
   readonly #headers: Record<string, string>
   readonly #request: CallOptions & { query?: Query }
@@ -211,14 +215,24 @@ class Call implements Outgoing {
     headers: Record<string, string>,
     name: CallName,
     request: CallOptions & { query?: Query },
+    signal: AbortSignal | undefined,
   ) {
     this.name = name
+    this.signal = signal
     this.#server = server
     this.#headers = headers
     this.#request = request
     this.params = 'params' in request ? request.params : undefined
     checkParams(this.params)
     this.body = 'body' in request && request.body !== undefined ? encode(name, request.body) : undefined
+  }
+
+  get timeoutMs(): number | undefined {
+    return this.#request.timeoutMs
+  }
+
+  get retryForMs(): number | undefined {
+    return this.#request.retryForMs
   }
 
   get method(): string {

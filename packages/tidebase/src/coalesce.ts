@@ -19,7 +19,7 @@ import { ApiError } from './errors.ts'
 /** A set-based statement. `Call` is one call as JSON, `Row` one answer. */
 export interface Statement<Call extends object, Row extends object> {
   name: string
-  /** SQL with one parameter `$1`: the calls as JSON text, each with its position `i`. Answers a row or more per `i`. */
+  /** SQL with one parameter `$1`: the calls as JSON text; `i` is a call's place among them, from 1. A row or more per `i`. */
   text: string
   /** Takes only what is simple: one call of a run at a time; the rest, and what it gives no row for, is `other`. */
   simple: boolean
@@ -48,12 +48,15 @@ export function statement<Call extends object, Row extends object>(
   body: string,
   { simple = false }: { simple?: boolean } = {},
 ): Statement<Call, Row & Answer> {
-  const recordset = ['i integer', ...columns].join(', ')
+  const names = columns.map((column) => column.split(' ', 1)[0])
   return {
     name,
     simple,
     // A text parameter: the driver would serialise a json one a second time.
-    text: `with calls as materialized (select * from json_to_recordset($1::text::json) as c(${recordset})),\n${body}`,
+    text: `with calls as materialized (
+  select * from rows from (json_to_recordset($1::text::json) as (${columns.join(', ')})) with ordinality
+    as c(${[...names, 'i'].join(', ')})
+),\n${body}`,
   }
 }
 
@@ -68,7 +71,7 @@ interface Pending {
   reject(error: unknown): void
 }
 
-const other: Answer[] = [{ i: 0, action: 'other' }]
+const other: Answer[] = [{ i: 1, action: 'other' }]
 const maxBatch = 256
 const maxTries = 200
 
@@ -166,18 +169,17 @@ export class Coalescers {
   async #run(lane: Lane, batch: Pending[]): Promise<void> {
     let rows: Answer[]
     try {
-      const calls = `[${batch.map(({ call }, i) => numbered(i, call)).join(',')}]`
-      rows = await this.#db.hot.query<Answer>(lane.statement, [calls])
+      rows = await this.#db.hot.query<Answer>(lane.statement, [JSON.stringify(batch.map(({ call }) => call))])
     } catch (error) {
       this.#refused(lane, batch, error)
       return
     }
     const answers = batch.map((): Answer[] => [])
-    for (const row of rows) answers[row.i]?.push(row)
-    batch.forEach((item, i) => {
-      const mine = answers[i] ?? []
+    for (const row of rows) answers[row.i - 1]?.push(row)
+    batch.forEach((item, n) => {
+      const mine = answers[n] ?? []
       if (mine.length === 0 && lane.statement.simple) item.resolve(other)
-      else if (mine.length === 0) item.reject(new Error(`${lane.statement.name} did not answer call ${i}`))
+      else if (mine.length === 0) item.reject(new Error(`${lane.statement.name} did not answer call ${n + 1}`))
       else if (mine[0]?.action === 'again') this.#again(lane, item)
       else item.resolve(mine)
     })
@@ -199,9 +201,6 @@ export class Coalescers {
     else lane.pending.push(item)
   }
 }
-
-/** The JSON of a call with its position; every call has fields of its own. */
-const numbered = (i: number, call: object) => `{"i":${i},${JSON.stringify(call).slice(1)}`
 
 function runOf(call: object): string | undefined {
   return 'run' in call && typeof call.run === 'string' ? call.run : undefined
