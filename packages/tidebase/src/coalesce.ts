@@ -21,6 +21,8 @@ export interface Statement<Call extends object, Row extends object> {
   name: string
   /** SQL with one parameter `$1`: the calls as JSON text; `i` is a call's place among them, from 1. A row or more per `i`. */
   text: string
+  /** For a call that leaves alone: the same SQL with a parameter for each column, which Postgres begins sooner. */
+  alone: { name: string; text: string; values(call: object): unknown[] } | undefined
   /** Takes only what is simple: one call of a run at a time; the rest, and what it gives no row for, is `other`. */
   simple: boolean
   /** Phantom types, so that a statement knows its calls and rows. Never read. */
@@ -39,16 +41,19 @@ export interface Answer {
  *
  * @param name unique; also the name of the prepared statement
  * @param columns of the `calls` table the SQL reads, as `name type`; `i` is added
- * @param body what follows `with calls as (…),`
+ * @param body what follows `with calls as (…),`. As a function of how a column of the call is written where the call is
+ *   `c`, it also gives the SQL for a call alone, whose columns are parameters.
  * @param simple see Statement; its calls come sorted by run, so that it may lock as it reads
  */
 export function statement<Call extends object, Row extends object>(
   name: string,
   columns: string[],
-  body: string,
+  body: string | ((of: (column: string) => string) => string),
   { simple = false }: { simple?: boolean } = {},
 ): Statement<Call, Row & Answer> {
-  const names = columns.map((column) => column.split(' ', 1)[0])
+  const names = columns.map((column) => column.slice(0, column.indexOf(' ')))
+  const types = columns.map((column) => column.slice(column.indexOf(' ') + 1))
+  const parameter = (column: string) => `$${names.indexOf(column) + 1}::${types[names.indexOf(column)]}`
   return {
     name,
     simple,
@@ -56,9 +61,23 @@ export function statement<Call extends object, Row extends object>(
     text: `with calls as materialized (
   select * from rows from (json_to_recordset($1::text::json) as (${columns.join(', ')})) with ordinality
     as c(${[...names, 'i'].join(', ')})
-),\n${body}`,
+),\n${typeof body === 'string' ? body : body((column) => `c.${column}`)}`,
+    alone:
+      typeof body === 'string'
+        ? undefined
+        : {
+            name: `${name}_alone`,
+            text: `with calls as (select 1 as i),\n${body(parameter)}`,
+            values: (call) => names.map((column, n) => parameterOf(property(call, column), types[n])),
+          },
   }
 }
+
+function parameterOf(value: unknown, type: string | undefined): unknown {
+  return type === 'json' && value !== undefined && value !== null ? JSON.stringify(value) : value
+}
+
+const property = (of: object, name: string): unknown => Object.getOwnPropertyDescriptor(of, name)?.value
 
 interface Pending {
   call: object
@@ -169,7 +188,11 @@ export class Coalescers {
   async #run(lane: Lane, batch: Pending[]): Promise<void> {
     let rows: Answer[]
     try {
-      rows = await this.#db.hot.query<Answer>(lane.statement, [JSON.stringify(batch.map(({ call }) => call))])
+      const { statement } = lane
+      const [first] = batch
+      rows = await (statement.alone && first && batch.length === 1
+        ? this.#db.hot.query<Answer>(statement.alone, statement.alone.values(first.call))
+        : this.#db.hot.query<Answer>(statement, [JSON.stringify(batch.map(({ call }) => call))]))
     } catch (error) {
       this.#refused(lane, batch, error)
       return
@@ -208,7 +231,7 @@ function runOf(call: object): string | undefined {
 
 interface Lane {
   key: string
-  statement: { name: string; text: string; simple: boolean }
+  statement: Pick<Statement<object, Answer>, 'name' | 'text' | 'alone' | 'simple'>
   pending: Pending[]
   underWay: number
   scheduled: boolean

@@ -29,21 +29,24 @@ type RecordCall = StartCall & { output?: unknown; attempt?: number | null; start
 const columns = [...startColumns, 'output json', 'attempt integer', 'started_at timestamptz']
 
 /** SQL: the two events of a step. */
-const started = stepPayload('id', "'name', name, 'attempt', coalesce(attempt, 1)")
+const startedPayload = (of: (column: string) => string) =>
+  stepPayload(of('id'), `'name', ${of('name')}, 'attempt', coalesce(${of('attempt')}, 1)`)
 const completed = stepPayload('id', "'name', name")
 
 const fresh = statement<RecordCall, { has_streams?: boolean }>(
   'steps.record_fresh',
   columns,
-  `fit as materialized (
+  (of) => `fit as materialized (
     select c.*, r.tid, r.version, r.event_seq from calls c
     -- By its key alone, as leftJoinRow does.
     cross join lateral (
       select r.ctid as tid, r.xmin as version, r.event_seq, r.status, r.lease_owner, r.has_channels, r.has_streams
-      from tidebase.runs r where ${runIs('r', 'c.project', 'c.run')} offset 0
+      from tidebase.runs r where ${runIs('r', of('project'), of('run'))} offset 0
     ) r
-    where r.status = 'running' and r.lease_owner = c.owner and not r.has_channels and not r.has_streams and not exists (
-      select from tidebase.steps t where t.project = c.project and t.run_id = c.run and t.id = c.id offset 0
+    where r.status = 'running' and r.lease_owner = ${of('owner')} and not r.has_channels and not r.has_streams
+    and not exists (
+      select from tidebase.steps t
+      where t.project = ${of('project')} and t.run_id = ${of('run')} and t.id = ${of('id')} offset 0
     )
   ), held as (
     update tidebase.runs r set event_seq = f.event_seq + 2, updated_at = now()
@@ -52,12 +55,13 @@ const fresh = statement<RecordCall, { has_streams?: boolean }>(
   ), written as (
     insert into tidebase.steps (project, run_id, id, name, input_hash, input, options, replay_safe, status, output,
       last_owner, attempt, position, started_at, completed_at)
-    select project, run, id, name, hash, input, options, safe, 'completed', output, owner, coalesce(attempt, 1),
-      event_seq + 1, least(started_at, now()), now()
-    from held
+    select ${['project', 'run', 'id', 'name', 'hash', 'input', 'options', 'safe'].map(of).join(', ')}, 'completed',
+      ${of('output')}, ${of('owner')}, coalesce(${of('attempt')}, 1), c.event_seq + 1,
+      least(${of('started_at')}, now()), now()
+    from held c
   ), appended as (
     insert into tidebase.events (project, run_id, seq, type, payload)
-    select project, run, event_seq + 2, '${recordedStep}', ${started} from held
+    select ${of('project')}, ${of('run')}, c.event_seq + 2, '${recordedStep}', ${startedPayload(of)} from held c
   )
   select i, 'recorded' as action from held`,
   { simple: true },
@@ -101,7 +105,7 @@ const records = statement<RecordCall, { has_streams?: boolean }>(
     from (select tid, max(seq) as last from numbered group by tid) n where r.ctid = n.tid
   ), news as materialized (
     select project, run, seq - 1 as seq, 'step.started' as type,
-      ${started} as payload
+      ${startedPayload((column) => column)} as payload
     from numbered where known is distinct from 'running'
     union all
     select project, run, seq, 'step.completed', ${completed} from numbered

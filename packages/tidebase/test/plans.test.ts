@@ -46,6 +46,12 @@ test('prepared statements find their rows by key, also when their plans are made
   await server.ok('beginRun', { params, headers: worker })
   await server.ok('recordStep', { params, body: { ...step, name: 'a', output: 1 } })
   await server.ok('recordStep', { params, body: { ...step, name: 'a', output: 1, leaseOwner: 'w2' } })
+  const together = [run.id, `run_${'0'.repeat(32)}`].map((runId) => ({
+    route: 'recordStep' as const,
+    params: { runId },
+    body: { ...step, name: 'together', output: 1 },
+  }))
+  await server.ok('batch', { body: { calls: together } })
   for (const name of ['b', 'c']) {
     const begun = await server.ok('beginStep', { params, body: { ...step, name } })
     if (begun.action !== 'execute') throw new Error(begun.action)
@@ -117,6 +123,7 @@ test('prepared statements find their rows by key, also when their plans are made
     expect.arrayContaining([
       'steps.record',
       'steps.record_fresh',
+      'steps.record_fresh_alone',
       'queues.claim',
       'queues.claim_keyed',
       'queues.claim_ready',
@@ -151,7 +158,8 @@ test('prepared statements find their rows by key, also when their plans are made
   for (const [name, { text, values }] of seen) {
     const prepared = `s${number++}`
     await db.query(`prepare ${prepared} as ${text}`)
-    const args = values.length ? `(${values.map((value) => db.escapeLiteral(String(value))).join(', ')})` : ''
+    const literals = values.map((value) => (value == null ? 'null' : db.escapeLiteral(String(value))))
+    const args = literals.length ? `(${literals.join(', ')})` : ''
     const { rows } = await db.query<{ 'QUERY PLAN': [{ Plan: Node }] }>(
       `explain (format json) execute ${prepared}${args}`,
     )
