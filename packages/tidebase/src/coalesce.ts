@@ -23,6 +23,8 @@ export interface Statement<Call extends object, Row extends object> {
   text: string
   /** Takes only what is simple: one call of a run at a time; the rest, and what it gives no row for, is `other`. */
   simple: boolean
+  /** Calls that leave together at most. */
+  most: number
   /** Phantom types, so that a statement knows its calls and rows. Never read. */
   call?: Call
   row?: Row
@@ -41,17 +43,19 @@ export interface Answer {
  * @param columns of the `calls` table the SQL reads, as `name type`; `i` is added
  * @param body what follows `with calls as (…),`
  * @param simple see Statement; its calls come sorted by run, so that it may lock as it reads
+ * @param most see Statement
  */
 export function statement<Call extends object, Row extends object>(
   name: string,
   columns: string[],
   body: string,
-  { simple = false }: { simple?: boolean } = {},
+  { simple = false, most = 256 }: { simple?: boolean; most?: number } = {},
 ): Statement<Call, Row & Answer> {
   const recordset = ['i integer', ...columns].join(', ')
   return {
     name,
     simple,
+    most,
     // A text parameter: the driver would serialise a json one a second time.
     text: `with calls as materialized (select * from json_to_recordset($1::text::json) as c(${recordset})),\n${body}`,
   }
@@ -69,7 +73,6 @@ interface Pending {
 }
 
 const other: Answer[] = [{ i: 0, action: 'other' }]
-const maxBatch = 256
 const maxTries = 200
 
 /** The coalescers of one server: one per statement. */
@@ -134,7 +137,7 @@ export class Coalescers {
     for (const item of lane.pending) {
       const { run } = item
       const free = run === undefined || runs.has(run) || !this.#busyRuns.has(run)
-      if (!free || batch.length >= maxBatch || batch[0]?.alone || (item.alone && batch.length > 0)) {
+      if (!free || batch.length >= lane.statement.most || batch[0]?.alone || (item.alone && batch.length > 0)) {
         later.push(item)
         continue
       }
@@ -209,7 +212,7 @@ function runOf(call: object): string | undefined {
 
 interface Lane {
   key: string
-  statement: { name: string; text: string; simple: boolean }
+  statement: { name: string; text: string; simple: boolean; most: number }
   pending: Pending[]
   underWay: number
   scheduled: boolean

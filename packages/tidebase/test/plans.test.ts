@@ -93,7 +93,10 @@ test('prepared statements find their rows by key, also when their plans are made
     const { runs } = await server.ok('claim', { body: { queues: ['busy'], leaseOwner: 'w1', brief } })
     await server.ok('completeRun', { params: { runId: runs[0]?.id ?? '' }, body: { leaseOwner: 'w1', brief: true } })
   }
-  await server.ok('enqueueBatch', { params: { queue: 'busy' }, body: { jobs: [{ workflowName: 'w' }], brief: true } })
+  for (const length of [1, 50]) {
+    const jobs = Array.from({ length }, () => ({ workflowName: 'w' }))
+    await server.ok('enqueueBatch', { params: { queue: 'busy' }, body: { jobs, brief: true } })
+  }
   const claimed = await server.ok('claim', { body: { queues: ['q'], leaseOwner: 'w1' } })
   const failing = { params: { runId: claimed.runs[0]?.id ?? '' }, body: { leaseOwner: 'w1', error: 'no' } }
   await server.ok('failRun', failing)
@@ -123,6 +126,7 @@ test('prepared statements find their rows by key, also when their plans are made
       'queues.claim_brief',
       'runs.create',
       'runs.create_brief',
+      'queues.enqueue_fresh',
       'runs.complete_fresh',
       'gates.resolve',
       'signals.send',
