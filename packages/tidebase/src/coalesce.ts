@@ -5,7 +5,7 @@
 // statement: no timer, so an idle server adds no delay, and group commit under load. One call is a batch of one.
 //
 // Invariants:
-// - At most `lanes` statements of a kind are under way.
+// - At most `lanes` statements of a kind are under way; those of a group follow one another.
 // - A run is in one batch at a time within this process. Batches of other servers may still hold its row; a statement
 //   notices that the row changed between its snapshot and its lock and answers `again`. Such a call did nothing and
 //   joins the next batch.
@@ -91,7 +91,8 @@ export class Coalescers {
   /**
    * Runs one call of a statement, together with others.
    *
-   * @param group calls of different groups never share a batch
+   * @param group calls of different groups never share a batch; batches of one group follow one another, because they
+   *   want the same rows
    * @returns the call's rows, at least one
    * @throws ApiError `database_unavailable`; `contention` when its run never held still
    * @throws DatabaseError what Postgres refused this very call for
@@ -100,7 +101,7 @@ export class Coalescers {
     const key = group ? `${of.name} ${group}` : of.name
     let lane = this.#lanesByKey.get(key)
     if (!lane) {
-      lane = { key, statement: of, pending: [], underWay: 0, scheduled: false }
+      lane = { key, statement: of, atOnce: group ? 1 : this.#lanes, pending: [], underWay: 0, scheduled: false }
       this.#lanesByKey.set(key, lane)
     }
     const mine = lane
@@ -119,12 +120,12 @@ export class Coalescers {
   }
 
   #schedule(lane: Lane): void {
-    if (lane.scheduled || lane.underWay >= this.#lanes || lane.pending.length === 0) return
+    if (lane.scheduled || lane.underWay >= lane.atOnce || lane.pending.length === 0) return
     lane.scheduled = true
     // After this turn's sockets were read: requests that came in together share a batch.
     setImmediate(() => {
       lane.scheduled = false
-      while (lane.underWay < this.#lanes && this.#send(lane)) {}
+      while (lane.underWay < lane.atOnce && this.#send(lane)) {}
     })
   }
 
@@ -213,6 +214,8 @@ function runOf(call: object): string | undefined {
 interface Lane {
   key: string
   statement: { name: string; text: string; simple: boolean; most: number }
+  /** Statements that may be under way. */
+  atOnce: number
   pending: Pending[]
   underWay: number
   scheduled: boolean
