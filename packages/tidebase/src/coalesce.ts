@@ -153,7 +153,7 @@ export class Coalescers {
       }
     }
     if (batch.length === 0) return false
-    if (lane.statement.simple) batch.sort((a, b) => ((a.run ?? '') < (b.run ?? '') ? -1 : 1))
+    if (lane.statement.simple && runs.size > 0) batch.sort((a, b) => ((a.run ?? '') < (b.run ?? '') ? -1 : 1))
     for (const { resolve } of others) resolve(other)
     lane.pending = later
     lane.underWay++

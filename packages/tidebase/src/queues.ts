@@ -1,23 +1,10 @@
-// Queues: enqueue, list, configure. A job is a run in status `queued`; many in one call are in enqueue-batch.ts, taking
-// one is in claims.ts.
+// Queues: list, configure, pause. A job is a run in status `queued`; making one is in enqueue.ts, taking one in claims.ts.
 import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
 import type { Queryable } from './db.ts'
 import type { Caller, Engine } from './engine.ts'
-import { insertRun, newRun, toRun } from './runs.ts'
 import { checkWebhookTarget } from './target.ts'
 
 type QueueConfig = ReplyOf<Routes['configureQueue']>['config']
-
-/** Creates a run that waits in a queue. @throws ApiError `run_conflict`, `webhook_target_refused` */
-export async function enqueue(
-  engine: Engine,
-  caller: Caller,
-  queue: string,
-  body: BodyOf<Routes['enqueue']>,
-): Promise<ReplyOf<Routes['enqueue']>> {
-  const { row, deduplicated } = await insertRun(engine, newRun(engine, caller, body.workflowName, body, queue))
-  return { run: toRun(row), deduplicated }
-}
 
 /** Pauses a queue or lets it go on. Once a pause is answered nothing is claimed any more. */
 export async function setPaused(

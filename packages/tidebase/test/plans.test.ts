@@ -127,6 +127,7 @@ test('prepared statements find their rows by key, also when their plans are made
       'runs.create',
       'runs.create_brief',
       'queues.enqueue_fresh',
+      'queues.enqueue_many',
       'runs.complete_fresh',
       'gates.resolve',
       'signals.send',

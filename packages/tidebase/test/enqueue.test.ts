@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { startServer, whole } from '../../../test/server.ts'
 
-// Many jobs in one call are made by a statement of their own, where they are like most: nobody can tell.
+// Jobs that are like most are made by statements of their own, single ones and many in one call: nobody can tell.
 
 let server: Awaited<ReturnType<typeof startServer>>
 beforeAll(async () => {
@@ -23,7 +23,7 @@ const queued = async (queue: string) =>
 /** What is known of a run, apart from what no two have in common. */
 const known = async (runId: string) => {
   const { run, events } = await server.ok('getRun', { params: { runId } })
-  const plain = ({ id, createdAt, updatedAt, runAt, ...rest }: typeof run) => ({
+  const plain = ({ id, createdAt, updatedAt, runAt, dedupeKey, ...rest }: typeof run) => ({
     ...rest,
     dueMs: runAt && Date.parse(runAt) - Date.parse(createdAt),
     new: createdAt === updatedAt,
@@ -34,7 +34,7 @@ const known = async (runId: string) => {
   }
 }
 
-test('a job of a large batch is what it would be by itself', async () => {
+test('a job is what it is with a key, by itself and in a large batch', async () => {
   const kinds: Job[] = [
     {},
     { input: null },
@@ -49,8 +49,14 @@ test('a job of a large batch is what it would be by itself', async () => {
     kinds.slice(0, 6).flatMap((kind) => Array.from({ length: 20 }, () => ({ workflowName: 'w', ...kind }))),
   )
   for (const [n, kind] of kinds.slice(0, 6).entries()) {
-    const { run } = await server.ok('enqueue', { params: { queue: 'alike' }, body: { workflowName: 'w', ...kind } })
-    expect(await known(together[n * 20]?.run.id ?? '')).toEqual(await known(run.id))
+    const body = { workflowName: 'w', ...kind }
+    const single = await server.ok('enqueue', { params: { queue: 'alike' }, body })
+    // A key makes it a matter of the statement that knows all jobs.
+    const keyed = await server.ok('enqueue', { params: { queue: 'alike' }, body: { ...body, dedupeKey: `k${n}` } })
+    const wanted = await known(keyed.run.id)
+    expect(await known(single.run.id)).toEqual(wanted)
+    expect(await known(together[n * 20]?.run.id ?? '')).toEqual(wanted)
+    expect(single.run).toEqual((await server.ok('getRun', { params: { runId: single.run.id } })).run)
   }
   const others = await enqueue('alike', [...many(), ...kinds.map((kind) => ({ workflowName: 'w', ...kind }))])
   expect(await known(others.at(-1)?.run.id ?? '')).toMatchObject({ run: { budget: { costUsd: 1 } } })
@@ -86,6 +92,16 @@ test('it may be repeated, as it was or with more, and says so of a run that is a
   expect(await send('repeated', others)).toMatchObject({ status: 409, body: { code: 'run_conflict' } })
   // Each by itself: the others are there.
   expect(await queued('repeated')).toBe(299)
+})
+
+test('a single job may be repeated, and is made once when it is said twice at once', async () => {
+  const job = { params: { queue: 'single' }, body: { workflowName: 'w', id: idOf(0, 6) } }
+  const answers = await Promise.all([1, 2, 3].map(() => server.ok('enqueue', job)))
+  for (const answer of [...answers, await server.ok('enqueue', job)]) expect(answer).toEqual(answers[0])
+  expect(answers[0]).toMatchObject({ run: { id: idOf(0, 6), status: 'queued' }, deduplicated: false })
+  expect(await queued('single')).toBe(1)
+  const another = { ...job, body: { ...job.body, workflowName: 'another' } }
+  expect(await server.send('enqueue', another)).toMatchObject({ status: 409, body: { code: 'run_conflict' } })
 })
 
 test('two at once with the same ids make one run of each', async () => {

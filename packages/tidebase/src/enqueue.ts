@@ -1,19 +1,20 @@
-// Many jobs in one call.
+// Enqueue: jobs by themselves and many in one call.
 //
-// Jobs that are like most (no dedupe key, no concurrency key, nobody to tell) are one call of one statement, which says once
-// what is the same for all of them and answers with how many it has made. Where that is not all of them, because an id is
-// a run's already, each is made or found by itself: those that are there answer as if they had just been made.
+// Nearly every job has no keys and nobody to tell of it. Such jobs are made by statements that know no others: one for
+// single jobs, which travel together, and one for many of one call, which says once what is the same for all and answers
+// with how many it has made. What these do not make, because its id is a run's already, goes to the statement that knows
+// all cases (runs.ts); there a run that was just made answers as it would here.
 import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
 import { statement } from './coalesce.ts'
 import { DatabaseError } from './db.ts'
 import { Encoded, objectText } from './encoded.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
-import { newId, parseId, wireId } from './ids.ts'
-import { insertRun, insertRunBriefly, newRun, toRun } from './runs.ts'
+import { newId, wireId } from './ids.ts'
+import { insertRun, insertRunBriefly, newRun, type RunRow, runKey, toRun } from './runs.ts'
 
-type Body = BodyOf<Routes['enqueueBatch']>
-type Job = Body['jobs'][number]
-type Reply = ReplyOf<Routes['enqueueBatch']>
+type Job = BodyOf<Routes['enqueue']>
+type Reply = ReplyOf<Routes['enqueue']>
+type BatchReply = ReplyOf<Routes['enqueueBatch']>
 
 interface NewJob {
   id: string
@@ -26,29 +27,36 @@ interface NewJob {
   max_attempts: number | null | undefined
 }
 
-interface NewJobs {
+const jobColumns = [
+  'id uuid',
+  'workflow_name text',
+  'input json',
+  'metadata jsonb',
+  'priority integer',
+  'run_at timestamptz',
+  'delay_ms double precision',
+  'max_attempts integer',
+]
+
+/** What all jobs of a call have in common. */
+interface Place {
   project: number
   queue: string
   created_by: string | null
-  jobs: NewJob[]
 }
 
-const insertJobs = statement<NewJobs, { made: number }>(
-  'queues.enqueue_fresh',
-  ['project integer', 'queue text', 'created_by uuid', 'jobs json'],
-  `jobs as (
-    select c.project, c.queue, c.created_by, j.* from calls c cross join lateral json_to_recordset(c.jobs) as j(
-      id uuid, workflow_name text, input json, metadata jsonb, priority integer, run_at timestamptz,
-      delay_ms double precision, max_attempts integer)
-  ), inserted as (
+const placeColumns = ['project integer', 'queue text', 'created_by uuid']
+
+/** SQL: inserts the jobs of `source`, but for those whose id is a run's. */
+const insertJobs = (source: string, returned: string) => `inserted as (
     insert into tidebase.runs (project, id, workflow_name, input, metadata, status, queue, priority, run_at, max_attempts,
       event_seq, created_by)
     select project, id, workflow_name, coalesce(input, '{}'), coalesce(metadata, '{}'), 'queued', queue,
       coalesce(priority, 0), coalesce(run_at, now() + coalesce(delay_ms, 0) * interval '1 ms'), coalesce(max_attempts, 1),
       1, created_by
-    from jobs
+    from ${source}
     on conflict do nothing
-    returning project, id, workflow_name, queue, priority, run_at, created_at
+    returning ${returned}
   ), living as (
     insert into tidebase.live_runs (run_id, project, status, queue, concurrency_key, priority, run_at, recovers, created_at)
     select id, project, 'queued', queue, '', priority, run_at, false, created_at from inserted
@@ -57,7 +65,23 @@ const insertJobs = statement<NewJobs, { made: number }>(
     select project, id, 1, 'run.enqueued',
       json_build_object('workflowName', workflow_name, 'queue', queue, 'runAt', run_at)
     from inserted
-  )
+  )`
+
+const single = statement<Place & NewJob, RunRow>(
+  'queues.enqueue_fresh',
+  [...placeColumns, ...jobColumns],
+  `${insertJobs('calls', '*')}
+  select c.i, 'created' as action, r.* from calls c join inserted r on r.id = c.id and r.project = c.project`,
+  { simple: true },
+)
+
+const together = statement<Place & { jobs: NewJob[] }, { made: number }>(
+  'queues.enqueue_many',
+  [...placeColumns, 'jobs json'],
+  `jobs as (
+    select c.project, c.queue, c.created_by, j.*
+    from calls c cross join lateral json_to_recordset(c.jobs) as j(${jobColumns.join(', ')})
+  ), ${insertJobs('jobs', 'project, id, workflow_name, queue, priority, run_at, created_at')}
   select 0 as i, 'created' as action, count(*)::integer as made from inserted`,
   // A call is as much as a statement should do.
   { most: 1 },
@@ -65,6 +89,32 @@ const insertJobs = statement<NewJobs, { made: number }>(
 
 /** From here on a call is worth a statement of its own; fewer jobs share one with those of other calls. */
 const many = 32
+
+/** Creates a run that waits in a queue. @throws ApiError `run_conflict`, `webhook_target_refused` */
+export async function enqueue(engine: Engine, caller: Caller, queue: string, job: Job): Promise<Reply> {
+  if (isPlain(job)) {
+    const { project, keyId } = caller
+    const made = await submit(engine, single, {
+      project,
+      queue,
+      created_by: keyId,
+      id: idOf(job),
+      workflow_name: job.workflowName,
+      input: job.input,
+      metadata: job.metadata,
+      priority: job.priority,
+      run_at: job.runAt,
+      delay_ms: job.delayMs,
+      max_attempts: job.maxAttempts,
+    })
+    if (made.action === 'created') {
+      engine.wakeups.queued(project, queue)
+      return { run: toRun(made), deduplicated: false }
+    }
+  }
+  const { row, deduplicated } = await insertRun(engine, newRun(engine, caller, job.workflowName, job, queue))
+  return { run: toRun(row), deduplicated }
+}
 
 /**
  * Creates several runs that wait in a queue. Each is made or found by itself: a job that is refused refuses the call,
@@ -76,13 +126,15 @@ export async function enqueueBatch(
   engine: Engine,
   caller: Caller,
   queue: string,
-  { jobs, brief }: Body,
-): Promise<Reply | Encoded<Reply>> {
-  if (brief && jobs.length >= many && jobs.every(isPlain)) {
-    const ids = await insertTogether(engine, caller, queue, jobs)
+  { jobs, brief }: BodyOf<Routes['enqueueBatch']>,
+): Promise<BatchReply | Encoded<BatchReply>> {
+  const plain = jobs.every(isPlain)
+  if (!brief && plain) return { jobs: await Promise.all(jobs.map((job) => enqueue(engine, caller, queue, job))) }
+  if (plain && jobs.length >= many) {
+    const ids = await enqueueTogether(engine, caller, queue, jobs)
     if (ids) {
       const made = ids.map((id) => `{"run":{"id":"run_${id}"},"deduplicated":false}`)
-      return new Encoded(objectText<Reply>({ jobs: `[${made.join(',')}]` }))
+      return new Encoded(objectText<BatchReply>({ jobs: `[${made.join(',')}]` }))
     }
   }
   // Made first, so that nothing is written when the target of one is refused. They leave together: one statement for
@@ -105,15 +157,17 @@ const isPlain = (job: Job) =>
   job.recoveryWebhook == null &&
   job.budget == null
 
+const idOf = ({ id }: Job) => (id ? runKey(id) : newId())
+
 /** Makes plain jobs in one statement. Returns their ids, or nothing when not all of them could be made. */
-async function insertTogether(
+async function enqueueTogether(
   engine: Engine,
   { project, keyId }: Caller,
   queue: string,
   jobs: Job[],
 ): Promise<string[] | undefined> {
-  const ids = jobs.map(({ id }) => (id && parseId('run', id)) || newId())
-  // What is said of one run twice is compared by itself.
+  const ids = jobs.map(idOf)
+  // Of what is said of one run twice only one is made; which one, another statement decides.
   if (new Set(ids).size < ids.length) return undefined
   const call = {
     project,
@@ -130,11 +184,11 @@ async function insertTogether(
       max_attempts: job.maxAttempts,
     })),
   }
-  const made = await submit(engine, insertJobs, call).catch((error) => {
+  const { made } = await submit(engine, together, call).catch((error) => {
     // What Postgres refuses one job for is not the others' fault.
     if (error instanceof DatabaseError) return { made: 0 }
     throw error
   })
-  if (made.made > 0) engine.wakeups.queued(project, queue)
-  return made.made === jobs.length ? ids : undefined
+  if (made > 0) engine.wakeups.queued(project, queue)
+  return made === jobs.length ? ids : undefined
 }
