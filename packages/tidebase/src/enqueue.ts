@@ -128,9 +128,11 @@ export async function enqueueBatch(
   queue: string,
   { jobs, brief }: BodyOf<Routes['enqueueBatch']>,
 ): Promise<BatchReply | Encoded<BatchReply>> {
-  const plain = jobs.every(isPlain)
-  if (!brief && plain) return { jobs: await Promise.all(jobs.map((job) => enqueue(engine, caller, queue, job))) }
-  if (plain && jobs.length >= many) {
+  if (jobs.every(isPlain)) {
+    if (!brief || jobs.length < many) {
+      const made = await Promise.all(jobs.map((job) => enqueue(engine, caller, queue, job)))
+      return { jobs: brief ? made.map(({ run: { id }, deduplicated }) => ({ run: { id }, deduplicated })) : made }
+    }
     const ids = await enqueueTogether(engine, caller, queue, jobs)
     if (ids) {
       const made = ids.map((id) => `{"run":{"id":"run_${id}"},"deduplicated":false}`)

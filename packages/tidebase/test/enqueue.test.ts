@@ -77,6 +77,11 @@ test('its jobs are answered in order and claimed in order', async () => {
   expect(made[4]?.run).toEqual({ id: idOf(4) })
   const { runs } = await server.ok('claim', { body: { queues: ['ordered'], limit: 100 } })
   expect(runs.map(({ id }) => id).sort()).toEqual(made.map(({ run }) => run.id).sort())
+  const few = await enqueue('few', [{ workflowName: 'w' }, { workflowName: 'w', id: idOf(0, 7) }])
+  expect(few).toEqual([
+    { run: { id: expect.stringMatching(/^run_/) }, deduplicated: false },
+    { run: { id: idOf(0, 7) }, deduplicated: false },
+  ])
   const inputs = new Map(runs.map((run) => [run.id, run.input]))
   expect(made.map(({ run }) => inputs.get(run.id))).toEqual(many().map(({ input }) => input))
 })

@@ -93,8 +93,10 @@ test('prepared statements find their rows by key, also when their plans are made
     const { runs } = await server.ok('claim', { body: { queues: ['busy'], leaseOwner: 'w1', brief } })
     await server.ok('completeRun', { params: { runId: runs[0]?.id ?? '' }, body: { leaseOwner: 'w1', brief: true } })
   }
-  for (const length of [1, 50]) {
-    const jobs = Array.from({ length }, () => ({ workflowName: 'w' }))
+  for (const jobs of [
+    Array.from({ length: 50 }, () => ({ workflowName: 'w' })),
+    [{ workflowName: 'w', dedupeKey: 'k' }],
+  ]) {
     await server.ok('enqueueBatch', { params: { queue: 'busy' }, body: { jobs, brief: true } })
   }
   const claimed = await server.ok('claim', { body: { queues: ['q'], leaseOwner: 'w1' } })
