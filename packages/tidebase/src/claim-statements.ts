@@ -5,6 +5,8 @@
 // jobs, while others take one run after another in the order of ids. What was changed between the snapshot and the lock is
 // left alone: its new version is not what the update by `ctid` finds. Caps hold across servers because a claim from a
 // capped or keyed queue holds the lock on the queue's row while it counts and takes.
+// Passing by what others hold costs more than taking it, so of one group of queues a server has one claim of a kind
+// under way (coalesce.ts).
 // No claim reads finished or delayed runs: within one priority, ready runs come first in the index, and priorities are
 // skipped through one probe at a time.
 //

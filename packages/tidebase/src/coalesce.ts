@@ -5,7 +5,7 @@
 // statement: no timer, so an idle server adds no delay, and group commit under load. One call is a batch of one.
 //
 // Invariants:
-// - At most `lanes` statements of a kind are under way.
+// - At most `lanes` statements of a kind are under way; those of a group follow one another.
 // - A run is in one batch at a time within this process. Batches of other servers may still hold its row; a statement
 //   notices that the row changed between its snapshot and its lock and answers `again`. Such a call did nothing and
 //   joins the next batch.
@@ -25,6 +25,8 @@ export interface Statement<Call extends object, Row extends object> {
   alone: { name: string; text: string; values(call: object): unknown[] } | undefined
   /** Takes only what is simple: one call of a run at a time; the rest, and what it gives no row for, is `other`. */
   simple: boolean
+  /** Calls that leave together at most. */
+  most: number
   /** Phantom types, so that a statement knows its calls and rows. Never read. */
   call?: Call
   row?: Row
@@ -44,12 +46,13 @@ export interface Answer {
  * @param body what follows `with calls as (…),`. As a function of how a column of the call is written where the call is
  *   `c`, it also gives the SQL for a call alone, whose columns are parameters.
  * @param simple see Statement; its calls come sorted by run, so that it may lock as it reads
+ * @param most see Statement
  */
 export function statement<Call extends object, Row extends object>(
   name: string,
   columns: string[],
   body: string | ((of: (column: string) => string) => string),
-  { simple = false }: { simple?: boolean } = {},
+  { simple = false, most = 256 }: { simple?: boolean; most?: number } = {},
 ): Statement<Call, Row & Answer> {
   const names = columns.map((column) => column.slice(0, column.indexOf(' ')))
   const types = columns.map((column) => column.slice(column.indexOf(' ') + 1))
@@ -57,6 +60,7 @@ export function statement<Call extends object, Row extends object>(
   return {
     name,
     simple,
+    most,
     // A text parameter: the driver would serialise a json one a second time.
     text: `with calls as materialized (
   select * from rows from (json_to_recordset($1::text::json) as (${columns.join(', ')})) with ordinality
@@ -74,7 +78,7 @@ export function statement<Call extends object, Row extends object>(
 }
 
 function parameterOf(value: unknown, type: string | undefined): unknown {
-  return type === 'json' && value !== undefined && value !== null ? JSON.stringify(value) : value
+  return type?.startsWith('json') && value !== undefined && value !== null ? JSON.stringify(value) : value
 }
 
 const property = (of: object, name: string): unknown => Object.getOwnPropertyDescriptor(of, name)?.value
@@ -91,7 +95,6 @@ interface Pending {
 }
 
 const other: Answer[] = [{ i: 1, action: 'other' }]
-const maxBatch = 256
 const maxTries = 200
 
 /** The coalescers of one server: one per statement. */
@@ -110,7 +113,8 @@ export class Coalescers {
   /**
    * Runs one call of a statement, together with others.
    *
-   * @param group calls of different groups never share a batch
+   * @param group calls of different groups never share a batch; batches of one group follow one another, because they
+   *   want the same rows
    * @returns the call's rows, at least one
    * @throws ApiError `database_unavailable`; `contention` when its run never held still
    * @throws DatabaseError what Postgres refused this very call for
@@ -119,7 +123,7 @@ export class Coalescers {
     const key = group ? `${of.name} ${group}` : of.name
     let lane = this.#lanesByKey.get(key)
     if (!lane) {
-      lane = { key, statement: of, pending: [], underWay: 0, scheduled: false }
+      lane = { key, statement: of, atOnce: group ? 1 : this.#lanes, pending: [], underWay: 0, scheduled: false }
       this.#lanesByKey.set(key, lane)
     }
     const mine = lane
@@ -138,12 +142,12 @@ export class Coalescers {
   }
 
   #schedule(lane: Lane): void {
-    if (lane.scheduled || lane.underWay >= this.#lanes || lane.pending.length === 0) return
+    if (lane.scheduled || lane.underWay >= lane.atOnce || lane.pending.length === 0) return
     lane.scheduled = true
     // After this turn's sockets were read: requests that came in together share a batch.
     setImmediate(() => {
       lane.scheduled = false
-      while (lane.underWay < this.#lanes && this.#send(lane)) {}
+      while (lane.underWay < lane.atOnce && this.#send(lane)) {}
     })
   }
 
@@ -156,7 +160,7 @@ export class Coalescers {
     for (const item of lane.pending) {
       const { run } = item
       const free = run === undefined || runs.has(run) || !this.#busyRuns.has(run)
-      if (!free || batch.length >= maxBatch || batch[0]?.alone || (item.alone && batch.length > 0)) {
+      if (!free || batch.length >= lane.statement.most || batch[0]?.alone || (item.alone && batch.length > 0)) {
         later.push(item)
         continue
       }
@@ -171,7 +175,7 @@ export class Coalescers {
       }
     }
     if (batch.length === 0) return false
-    if (lane.statement.simple) batch.sort((a, b) => ((a.run ?? '') < (b.run ?? '') ? -1 : 1))
+    if (lane.statement.simple && runs.size > 0) batch.sort((a, b) => ((a.run ?? '') < (b.run ?? '') ? -1 : 1))
     for (const { resolve } of others) resolve(other)
     lane.pending = later
     lane.underWay++
@@ -231,7 +235,9 @@ function runOf(call: object): string | undefined {
 
 interface Lane {
   key: string
-  statement: Pick<Statement<object, Answer>, 'name' | 'text' | 'alone' | 'simple'>
+  statement: Pick<Statement<object, Answer>, 'name' | 'text' | 'alone' | 'simple' | 'most'>
+  /** Statements that may be under way. */
+  atOnce: number
   pending: Pending[]
   underWay: number
   scheduled: boolean

@@ -6,6 +6,8 @@ import { hash, randomFillSync } from 'node:crypto'
 const pool = Buffer.alloc(4096)
 let unused = pool.length
 let lastMs = 0
+/** The first 12 digits of ids of `lastMs`. */
+let time = ''
 let counter = 0
 
 /**
@@ -17,17 +19,20 @@ export function newId(): string {
     unused = 0
   }
   const now = Date.now()
-  if (now > lastMs) {
-    lastMs = now
-    counter = pool.readUInt16BE(unused) & 0x7ff
-  } else if (++counter > 0xfff) {
-    lastMs++
-    counter = 0
-  }
-  const random = pool.toString('hex', unused + 2, unused + 10)
+  if (now > lastMs) setTime(now, pool.readUInt16BE(unused) & 0x7ff)
+  else if (++counter > 0xfff) setTime(lastMs + 1, 0)
+  // Version and counter, variant, and what stays random.
+  pool.writeUInt16BE(0x7000 | counter, unused)
+  pool.writeUInt8(0x80 | (pool.readUInt8(unused + 2) & 0x3f), unused + 2)
+  const rest = pool.toString('hex', unused, unused + 10)
   unused += 10
-  const variant = ((Number.parseInt(random.charAt(0), 16) & 0x3) | 0x8).toString(16)
-  return `${lastMs.toString(16).padStart(12, '0')}7${counter.toString(16).padStart(3, '0')}${variant}${random.slice(1)}`
+  return time + rest
+}
+
+function setTime(ms: number, count: number): void {
+  lastMs = ms
+  time = ms.toString(16).padStart(12, '0')
+  counter = count
 }
 
 /**

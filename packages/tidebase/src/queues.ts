@@ -1,46 +1,10 @@
-// Queues: enqueue, list, configure. A job is a run in status `queued`; taking one is in claims.ts.
+// Queues: list, configure, pause. A job is a run in status `queued`; making one is in enqueue.ts, taking one in claims.ts.
 import type { BodyOf, ReplyOf, Routes } from '@tidebase/wire'
 import type { Queryable } from './db.ts'
 import type { Caller, Engine } from './engine.ts'
-import { wireId } from './ids.ts'
-import { insertRun, insertRunBriefly, newRun, toRun } from './runs.ts'
 import { checkWebhookTarget } from './target.ts'
 
 type QueueConfig = ReplyOf<Routes['configureQueue']>['config']
-
-/** Creates a run that waits in a queue. @throws ApiError `run_conflict`, `webhook_target_refused` */
-export async function enqueue(
-  engine: Engine,
-  caller: Caller,
-  queue: string,
-  body: BodyOf<Routes['enqueue']>,
-): Promise<ReplyOf<Routes['enqueue']>> {
-  const { row, deduplicated } = await insertRun(engine, newRun(engine, caller, body.workflowName, body, queue))
-  return { run: toRun(row), deduplicated }
-}
-
-/**
- * Creates several runs that wait in a queue. Each is made or found by itself: a job that is refused refuses the call,
- * which may be repeated.
- *
- * @throws ApiError `run_conflict`, `webhook_target_refused`
- */
-export async function enqueueBatch(
-  engine: Engine,
-  caller: Caller,
-  queue: string,
-  body: BodyOf<Routes['enqueueBatch']>,
-): Promise<ReplyOf<Routes['enqueueBatch']>> {
-  // Made first, so that nothing is written when the target of one is refused. They leave together: one statement for
-  // up to 256 of them.
-  const calls = body.jobs.map((job) => newRun(engine, caller, job.workflowName, job, queue))
-  if (body.brief) {
-    const jobs = await Promise.all(calls.map((call) => insertRunBriefly(engine, call)))
-    return { jobs: jobs.map(({ row, deduplicated }) => ({ run: { id: wireId('run', row.id) }, deduplicated })) }
-  }
-  const jobs = await Promise.all(calls.map((call) => insertRun(engine, call)))
-  return { jobs: jobs.map(({ row, deduplicated }) => ({ run: toRun(row), deduplicated })) }
-}
 
 /** Pauses a queue or lets it go on. Once a pause is answered nothing is claimed any more. */
 export async function setPaused(

@@ -52,6 +52,8 @@ test('prepared statements find their rows by key, also when their plans are made
     body: { ...step, name: 'together', output: 1 },
   }))
   await server.ok('batch', { body: { calls: together } })
+  const plain = { route: 'enqueue' as const, params: { queue: 'alike' }, body: { workflowName: 'w' } }
+  await server.ok('batch', { body: { calls: [plain, plain] } })
   for (const name of ['b', 'c']) {
     const begun = await server.ok('beginStep', { params, body: { ...step, name } })
     if (begun.action !== 'execute') throw new Error(begun.action)
@@ -99,7 +101,12 @@ test('prepared statements find their rows by key, also when their plans are made
     const { runs } = await server.ok('claim', { body: { queues: ['busy'], leaseOwner: 'w1', brief } })
     await server.ok('completeRun', { params: { runId: runs[0]?.id ?? '' }, body: { leaseOwner: 'w1', brief: true } })
   }
-  await server.ok('enqueueBatch', { params: { queue: 'busy' }, body: { jobs: [{ workflowName: 'w' }], brief: true } })
+  for (const jobs of [
+    Array.from({ length: 50 }, () => ({ workflowName: 'w' })),
+    [{ workflowName: 'w', dedupeKey: 'k' }],
+  ]) {
+    await server.ok('enqueueBatch', { params: { queue: 'busy' }, body: { jobs, brief: true } })
+  }
   const claimed = await server.ok('claim', { body: { queues: ['q'], leaseOwner: 'w1' } })
   const failing = { params: { runId: claimed.runs[0]?.id ?? '' }, body: { leaseOwner: 'w1', error: 'no' } }
   await server.ok('failRun', failing)
@@ -130,6 +137,9 @@ test('prepared statements find their rows by key, also when their plans are made
       'queues.claim_brief',
       'runs.create',
       'runs.create_brief',
+      'queues.enqueue_fresh',
+      'queues.enqueue_fresh_alone',
+      'queues.enqueue_many',
       'runs.complete_fresh',
       'gates.resolve',
       'signals.send',
