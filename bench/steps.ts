@@ -25,7 +25,7 @@ export const stepsBenchmark: Benchmark = {
     return (only ?? (quick ? [1, 8] : [1, 8, 32, 128])).flatMap((concurrent) => {
       const setting = settingOf(concurrent)
       // Some seconds of ours, at least.
-      const runs = quick ? concurrent : 80 + concurrent * 12
+      const runs = quick ? concurrent : 400 + concurrent * 10
       const steps = quick ? 2 : perRun
       const ours = (quick && concurrent === 1 ? modes.slice(-1) : modes).map(
         (mode) => () =>

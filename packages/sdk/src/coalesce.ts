@@ -132,7 +132,9 @@ export class Batches {
   #schedule(): void {
     if (this.#scheduled || this.#pending.length === 0 || this.#underWay >= atOnce) return
     this.#scheduled = true
-    afterThisTurn(() => this.#flush())
+    const flush = () => this.#flush()
+    if (this.#underWay === 0) afterWhatIsReady(flush)
+    else afterThisTurn(flush)
   }
 
   #flush(): void {
@@ -210,9 +212,12 @@ export class Batches {
   }
 }
 
-/** Runs once everything that is ready now has had its turn. */
+/** Runs once everything that is ready now has had its turn, also what comes in from other connections. */
 const afterThisTurn: (work: () => void) => void =
   typeof setImmediate === 'function' ? (work) => void setImmediate(work) : queueMicrotask
+/** Runs once what this event has made ready has had its turn: with nothing under way there is nothing else to expect. */
+const afterWhatIsReady: (work: () => void) => void =
+  typeof process === 'object' && typeof process.nextTick === 'function' ? (work) => process.nextTick(work) : afterThisTurn
 
 /** How many of the calls fit into one request; at least one. */
 function fitting(members: Member[], longest: number): number {
