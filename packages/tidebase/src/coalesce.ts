@@ -72,16 +72,15 @@ export function statement<Call extends object, Row extends object>(
         : {
             name: `${name}_alone`,
             text: `with calls as (select 1 as i),\n${body(parameter)}`,
-            values: (call) => names.map((column, n) => parameterOf(property(call, column), types[n])),
+            values: (call) => names.map((column, n) => parameterOf(Reflect.get(call, column), types[n])),
           },
   }
 }
 
+/** What the driver would make of an object, or of an array, is not always JSON. */
 function parameterOf(value: unknown, type: string | undefined): unknown {
   return type?.startsWith('json') && value !== undefined && value !== null ? JSON.stringify(value) : value
 }
-
-const property = (of: object, name: string): unknown => Object.getOwnPropertyDescriptor(of, name)?.value
 
 interface Pending {
   call: object
