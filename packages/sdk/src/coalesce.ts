@@ -217,7 +217,9 @@ const afterThisTurn: (work: () => void) => void =
   typeof setImmediate === 'function' ? (work) => void setImmediate(work) : queueMicrotask
 /** Runs once what this event has made ready has had its turn: with nothing under way there is nothing else to expect. */
 const afterWhatIsReady: (work: () => void) => void =
-  typeof process === 'object' && typeof process.nextTick === 'function' ? (work) => process.nextTick(work) : afterThisTurn
+  typeof process === 'object' && typeof process.nextTick === 'function'
+    ? (work) => process.nextTick(work)
+    : afterThisTurn
 
 /** How many of the calls fit into one request; at least one. */
 function fitting(members: Member[], longest: number): number {
