@@ -36,6 +36,8 @@ interface Found {
   capped: boolean
 }
 
+const nothing: Found = { rows: [], runs: [], nextInMs: null, capped: false }
+
 /**
  * Claims once.
  *
@@ -107,14 +109,20 @@ export async function claim(
   const scouts = scoutsOf.get(engine) ?? new Scouts()
   scoutsOf.set(engine, scouts)
   let scout: Scout | undefined
+  let looked = false
   let capped = false
   let told = false
   const { rows, runs } = await waitFor({
     look: async () => {
+      const first = !looked
+      looked = true
+      if (first && scout?.quiet()) return nothing
+      const calm = scout?.looks()
       const hopeful = told && !capped
       told = false
       const found = await take(engine, call, group, { brief: body.brief ?? false, hopeful })
       capped = found.capped
+      if (found.rows.length === 0 && found.nextInMs === null && !capped) calm?.()
       return found
     },
     enough: ({ rows }) => rows.length > 0,
@@ -122,6 +130,7 @@ export async function claim(
       const unsubscribe = queues.flatMap((queue) => [
         engine.wakeups.onQueue(project, queue, () => {
           told = true
+          scout?.stirred()
           wake()
         }),
         engine.wakeups.onFreed(project, queue, () => capped && wake()),

@@ -1,5 +1,6 @@
 import { setTimeout } from 'node:timers/promises'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import pg from 'pg'
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 import { openFrames, take } from '../../../test/frames.ts'
 import { startServer } from '../../../test/server.ts'
 import { openDatabase } from '../src/db.ts'
@@ -51,3 +52,29 @@ test('a claim without jobs answers when its time is up', async () => {
   const { runs } = await server.ok('claim', { body: { queues: ['empty'], leaseOwner: 'w', waitMs: 50 } })
   expect(runs).toEqual([])
 })
+
+test('who comes while others wait for the same asks the database nothing, and hears of every job', async () => {
+  const asked = vi.spyOn(pg.Client.prototype, 'query')
+  onTestFinished(() => asked.mockRestore())
+  const looks = () => asked.mock.calls.filter(([given]) => nameOf(given).startsWith('queues.claim')).length
+  const claim = (waitMs: number) => server.ok('claim', { body: { queues: ['calm'], leaseOwner: 'w', waitMs } })
+  const first = claim(20_000)
+  await setTimeout(300)
+  const before = looks()
+  for (let n = 0; n < 5; n++) expect((await claim(20)).runs).toEqual([])
+  expect(looks() - before).toBeLessThan(5)
+  const others = [claim(20_000), claim(20_000)]
+  await setTimeout(100)
+  const jobs = Array.from({ length: 3 }, () => ({ workflowName: 'w' }))
+  await server.ok('enqueueBatch', { params: { queue: 'calm' }, body: { jobs } })
+  const claimed = await Promise.all([first, ...others])
+  expect(new Set(claimed.flatMap(({ runs }) => runs.map(({ id }) => id))).size).toBe(3)
+  // Nothing is there again, but a job is to come.
+  await server.ok('enqueue', { params: { queue: 'calm' }, body: { workflowName: 'w', delayMs: 400 } })
+  const waiting = [claim(20_000), claim(1_000)]
+  expect((await Promise.race(waiting)).runs).toHaveLength(1)
+  await server.ok('enqueue', { params: { queue: 'calm' }, body: { workflowName: 'w' } })
+  expect((await Promise.all(waiting)).flatMap(({ runs }) => runs)).toHaveLength(2)
+}, 40_000)
+
+const nameOf = (given: unknown) => String(Object(given).name ?? '')
