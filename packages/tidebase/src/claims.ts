@@ -61,7 +61,7 @@ async function take(
     notice(known, group, 'keyed')
     rows = await engine.coalescers.submit(keyedClaims, call, group)
   }
-  const claimed = rows.filter((row) => row.id != null).sort((a, b) => b.priority - a.priority || runAt(a) - runAt(b))
+  const claimed = rows.filter((row) => row.id != null).sort(inOrder)
   const capped = rows[0]?.capped ?? false
   if (!capped && claimed.length === call.max) notice(known, group, 'busy')
   const runs: Claimed['runs'] = brief ? claimed.map(toClaimed) : claimed.map(toRun)
@@ -169,5 +169,8 @@ const cappedPollMs = 2_000
 
 /** Those who wait look at the same moments: hundreds of idle workers cost a statement then, not one each. */
 const untilCommonLook = () => cappedPollMs - (performance.now() % cappedPollMs)
+
+/** The order in which runs are claimed. */
+const inOrder = (a: RunRow, b: RunRow) => b.priority - a.priority || runAt(a) - runAt(b) || (a.id < b.id ? -1 : 1)
 
 const runAt = (row: RunRow) => row.run_at?.getTime() ?? 0

@@ -86,6 +86,15 @@ test('its jobs are answered in order and claimed in order', async () => {
   expect(made.map(({ run }) => inputs.get(run.id))).toEqual(many().map(({ input }) => input))
 })
 
+test('a claim of all of them has them in their order', async () => {
+  for (const brief of [false, true]) {
+    const jobs = many().slice(0, 60)
+    await enqueue('fifo', jobs)
+    const { runs } = await server.ok('claim', { body: { queues: ['fifo'], limit: 100, brief } })
+    expect(runs.map(({ input }) => input)).toEqual(jobs.map(({ input }) => input))
+  }
+})
+
 test('it may be repeated, as it was or with more, and says so of a run that is another’s', async () => {
   const jobs = many((n) => ({ id: idOf(n, 1) }))
   const first = await enqueue('repeated', jobs)
