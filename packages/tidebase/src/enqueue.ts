@@ -95,19 +95,8 @@ const many = 32
 export async function enqueue(engine: Engine, caller: Caller, queue: string, job: Job): Promise<Reply> {
   if (isPlain(job)) {
     const { project, keyId } = caller
-    const made = await submit(engine, single, {
-      project,
-      queue,
-      created_by: keyId,
-      id: idOf(job),
-      workflow_name: job.workflowName,
-      input: job.input,
-      metadata: job.metadata,
-      priority: job.priority,
-      run_at: job.runAt,
-      delay_ms: job.delayMs,
-      max_attempts: job.maxAttempts,
-    })
+    const call = Object.assign(newJob(job, idOf(job)), { project, queue, created_by: keyId })
+    const made = await submit(engine, single, call)
     if (made.action === 'created') {
       engine.wakeups.queued(project, queue)
       return { run: toRun(made), deduplicated: false }
@@ -165,6 +154,17 @@ const isPlain = (job: Job) =>
 
 const idOf = ({ id }: Job) => (id ? runKey(id) : newId())
 
+const newJob = (job: Job, id: string): NewJob => ({
+  id,
+  workflow_name: job.workflowName,
+  input: job.input,
+  metadata: job.metadata,
+  priority: job.priority,
+  run_at: job.runAt,
+  delay_ms: job.delayMs,
+  max_attempts: job.maxAttempts,
+})
+
 /** Makes plain jobs in one statement. Returns whether all of them were made. */
 async function enqueueTogether(
   engine: Engine,
@@ -179,16 +179,7 @@ async function enqueueTogether(
     project,
     queue,
     created_by: keyId,
-    jobs: jobs.map((job, n) => ({
-      id: ids[n] ?? '',
-      workflow_name: job.workflowName,
-      input: job.input,
-      metadata: job.metadata,
-      priority: job.priority,
-      run_at: job.runAt,
-      delay_ms: job.delayMs,
-      max_attempts: job.maxAttempts,
-    })),
+    jobs: jobs.map((job, n) => newJob(job, ids[n] ?? '')),
   }
   const { made } = await submit(engine, together, call).catch((error) => {
     // What Postgres refuses one job for is not the others' fault.
