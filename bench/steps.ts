@@ -24,7 +24,7 @@ export const stepsBenchmark: Benchmark = {
   plan({ options: { quick, peers }, withServer, peer }, only) {
     return (only ?? (quick ? [1, 8] : [1, 8, 32, 128])).flatMap((concurrent) => {
       const setting = settingOf(concurrent)
-      // Some seconds of ours, at least.
+      // Some seconds of ours, at least: compilers have to settle.
       const runs = quick ? concurrent : 400 + concurrent * 10
       const steps = quick ? 2 : perRun
       const ours = (quick && concurrent === 1 ? modes.slice(-1) : modes).map(
