@@ -81,7 +81,7 @@ withBrowser('a fork starts before the step that was chosen, a fork of a run with
   const page = await studio.open(`/ui/runs/${id}`)
   await page.getByRole('button', { name: /^two/ }).click()
   await page.getByRole('button', { name: 'Fork from here' }).click()
-  await page.getByRole('button', { name: 'Fork', exact: true }).last().click()
+  await page.getByRole('dialog').getByRole('button', { name: 'Fork', exact: true }).click()
   await page.waitForURL((url) => url.pathname.startsWith('/ui/runs/run_') && !url.pathname.endsWith(id))
   const rows = page.getByRole('list', { name: 'Timeline' }).getByRole('listitem')
   await expect.poll(() => rows.allTextContents()).toHaveLength(1)

@@ -86,10 +86,14 @@ withBrowser('a long run that goes on is not loaded again from its start', async 
   await steps(0, 600)
   const page = await studio.open(`/ui/runs/${id}`)
   const timeline = page.getByRole('list', { name: 'Timeline' })
-  const last = async (name: string) => {
-    await page.evaluate('scrollTo(0, document.body.scrollHeight)')
-    await timeline.getByRole('listitem').filter({ hasText: name }).waitFor()
-  }
+  // Scrolled to again and again: the list grows by a page of steps at a time.
+  const last = (name: string) =>
+    expect
+      .poll(async () => {
+        await page.evaluate('scrollTo(0, document.body.scrollHeight)')
+        return timeline.getByRole('listitem').filter({ hasText: name }).count()
+      })
+      .toBe(1)
   await timeline.getByRole('listitem').first().waitFor()
   await last('step 599')
   const asked: string[] = []

@@ -1,6 +1,6 @@
 // A question before something happens. The browser's own dialog: it keeps the focus and closes with Escape.
 import type { ComponentChildren } from 'preact'
-import { useEffect, useRef, useState } from 'preact/hooks'
+import { useLayoutEffect, useRef, useState } from 'preact/hooks'
 import type { CallError } from '../api.ts'
 import { shown } from '../query.ts'
 import { announcement, Problem } from './basics.tsx'
@@ -22,7 +22,8 @@ export function Dialog({ title, action, danger = false, onConfirm, onClose, chil
   const dialog = useRef<HTMLDialogElement>(null)
   const [busy, setBusy] = useState(false)
   const [error, setError] = useState<CallError>()
-  useEffect(() => {
+  // Before the next frame: a key or a click that follows at once must find the dialog open.
+  useLayoutEffect(() => {
     const before = document.activeElement
     dialog.current?.showModal()
     return () => {
