@@ -59,14 +59,14 @@ export async function forkRun(
       .filter(
         ({ status, position }) => status === 'completed' && position < (from?.position ?? Number.POSITIVE_INFINITY),
       )
-      .map((step) => ({ old: step.id, new: derivedId(id, 'step', step.name) }))
-    // Before all that the new run does itself: its own events are numbered from 1.
+      // Before all that the new run does itself: its own events are numbered from 1.
+      .map((step, n, all) => ({ old: step.id, new: derivedId(id, 'step', step.name), place: n - all.length }))
     await tx.query(
       `insert into tidebase.steps (project, run_id, id, name, input_hash, input, options, replay_safe, status, output,
         attempt, position, started_at, completed_at)
       select project, $3, c.new, name, input_hash, input, options, replay_safe, status, output, attempt,
-        position - 1000000000, started_at, completed_at
-      from tidebase.steps s join json_to_recordset($4::text::json) as c(old uuid, new uuid) on c.old = s.id
+        c.place, started_at, completed_at
+      from tidebase.steps s join json_to_recordset($4::text::json) as c(old uuid, new uuid, place integer) on c.old = s.id
       where s.project = $1 and s.run_id = $2`,
       [project, run, id, JSON.stringify(taken)],
     )

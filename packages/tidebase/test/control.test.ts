@@ -237,6 +237,21 @@ test('a schedule is triggered by hand, and shows its next five times', async () 
   expect(off.schedule.nextRuns.length).toBeLessThanOrEqual(5)
 })
 
+test('a fork is forked again and again, each with the steps of the one before and one of its own', async () => {
+  let { run } = await server.ok('createRun', { params: { workflowName: 'w' }, body: {} })
+  const names: string[] = []
+  for (const name of ['a', 'b', 'c', 'd', 'e']) {
+    const params = { runId: run.id }
+    await server.ok('beginRun', { params, headers: { 'x-tidebase-worker': 'w1' } })
+    await server.ok('recordStep', { params, body: { name, inputHash: 'a'.repeat(64), leaseOwner: 'w1', output: name } })
+    names.push(name)
+    expect((await server.ok('getRun', { params })).steps.map((step) => step.name)).toEqual(names)
+    run = (await server.ok('forkRun', { params })).run
+    const forked = await server.ok('getRun', { params: { runId: run.id } })
+    expect(forked.steps.map((step) => step.name)).toEqual(names)
+  }
+})
+
 test('a fork starts with the completed steps up to a point and a chosen state, and both runs go their ways', async () => {
   const { run } = await server.ok('createRun', {
     params: { workflowName: 'w' },
