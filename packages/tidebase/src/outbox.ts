@@ -29,8 +29,6 @@ const maxCalls = 256
 const perTarget = 16
 /** How many rows one look takes. */
 const batch = 64
-/** How often to look for what is due although nothing woke us, ms. */
-const pollMs = 500
 /** How long calls under way may go on when the server stops, ms. */
 const graceMs = 1_000
 
@@ -68,7 +66,6 @@ export function startOutbox(
   }
   const calls = new Set<Promise<void>>()
   const targets = new Map<string, number>()
-  let timer: NodeJS.Timeout | undefined
   let looking: Promise<void> | undefined
   let again = false
   let closed = false
@@ -116,7 +113,6 @@ export function startOutbox(
   const wake = () => {
     again = true
     if (looking || closed) return
-    clearTimeout(timer)
     looking = look()
       .then(
         () => {
@@ -129,7 +125,6 @@ export function startOutbox(
       )
       .finally(() => {
         looking = undefined
-        if (!closed) timer = setTimeout(wake, pollMs)
       })
   }
   const unsubscribe = engine.wakeups.onOutbox(wake)
@@ -138,7 +133,6 @@ export function startOutbox(
     async close() {
       closed = true
       unsubscribe()
-      clearTimeout(timer)
       await looking
       const grace = setTimeout(async () => (await opening)?.destroy(), graceMs)
       await Promise.all(calls)
@@ -150,16 +144,24 @@ export function startOutbox(
 
 const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error))
 
-// Targets are skipped through one index probe each, so that a hundred thousand rows for a busy one cost nothing.
-function take(engine: Engine, limit: number, underWay: Map<string, number>): Promise<Due[]> {
-  return engine.db.cold.query<Due>(
-    `with recursive targets as (
+/** SQL: who is to be called. Skipped through by one index probe each: a hundred thousand rows for a busy one cost nothing. */
+const pendingTargets = `with recursive targets as (
       (select target from tidebase.deliveries where status = 'pending' order by target limit 1)
       union all
       select (select d.target from tidebase.deliveries d where d.status = 'pending' and d.target > t.target
         order by d.target limit 1)
       from targets t where t.target is not null
-    ), chosen as materialized (
+    )`
+
+/** SQL: whether a delivery's time has come. */
+export const deliveriesDue = `exists (${pendingTargets}
+    select from targets t cross join lateral (
+      select from tidebase.deliveries d where d.status = 'pending' and d.target = t.target and d.next_try_at <= now() limit 1
+    ) d where t.target is not null)`
+
+function take(engine: Engine, limit: number, underWay: Map<string, number>): Promise<Due[]> {
+  return engine.db.cold.query<Due>(
+    `${pendingTargets}, chosen as materialized (
       select d.tid from targets t cross join lateral (
         select ctid as tid, next_try_at from tidebase.deliveries d
         where d.status = 'pending' and d.target = t.target and d.next_try_at <= now() order by next_try_at

@@ -6,6 +6,7 @@ import { dropEndedStreams } from './chunks.ts'
 import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
 import { timeOutGate } from './gates.ts'
+import { deliveriesDue } from './outbox.ts'
 import { foldQueueCounts } from './queues.ts'
 import { retention } from './retention.ts'
 import { fireSchedules } from './schedules.ts'
@@ -91,12 +92,14 @@ const due = `select
   exists (select from tidebase.edges where cancelling) as children,
   exists (select from tidebase.schedules
     where enabled and next_run_at is not null and next_run_at <= now()) as schedules,
-  exists (select from tidebase.queues where invoke_url is not null and not paused) as pushed`
+  exists (select from tidebase.queues where invoke_url is not null and not paused) as pushed,
+  ${deliveriesDue} as deliveries`
 
 async function round(engine: Engine, number: number): Promise<void> {
   const [is] = await engine.db.cold.query<
-    Record<'leases' | 'deadlines' | 'gates' | 'waits' | 'children' | 'schedules' | 'pushed', boolean>
+    Record<'leases' | 'deadlines' | 'gates' | 'waits' | 'children' | 'schedules' | 'pushed' | 'deliveries', boolean>
   >(due, [engine.settings.leaseMs])
+  if (is?.deliveries) engine.wakeups.outbox()
   await Promise.all([
     is?.leases && expireLeases(engine),
     is?.deadlines && passDeadlines(engine),
