@@ -6,6 +6,7 @@
 // Driver chosen by measurement: docs/notes/0001-database-driver.md.
 import pg from 'pg'
 import { ApiError } from './errors.ts'
+import { asTexts, execute, type Named, type Texts, toObject } from './prepared.ts'
 
 /** Where the database is: a connection string, or the embedded database's socket. */
 export type Connection = { connectionString: string } | { host: string; port: number; user: string; database: string }
@@ -19,17 +20,14 @@ export interface Queryable {
    * @throws ApiError `database_unavailable` when the connection is gone or nothing answers in time
    * @throws DatabaseError for what Postgres refuses
    */
-  query<Row extends object>(text: string | { name: string; text: string }, values?: unknown[]): Promise<Row[]>
+  query<Row extends object>(text: string | Named, values?: unknown[]): Promise<Row[]>
   /**
-   * Runs one statement and leaves its rows as Postgres wrote them: a text or null for each column. Costs a fraction of
-   * `query` where rows are many.
+   * Runs one prepared statement and leaves its rows as Postgres wrote them: a text or null for each column. Costs a
+   * fraction of `query` where rows are many.
    *
    * @throws as `query`
    */
-  texts<Row extends (string | null)[]>(
-    text: string | { name: string; text: string },
-    values?: unknown[],
-  ): Promise<Row[]>
+  texts<Row extends Texts>(statement: Named, values?: unknown[]): Promise<Row[]>
 }
 
 /** An error that Postgres answered with. */
@@ -131,8 +129,8 @@ export function openDatabase(
       try {
         await client.query('begin')
         const result = await work({
-          query: (text, values) => run(client, text, values),
-          texts: (text, values) => run(client, text, values, asTexts),
+          query: (text, values) => translated(query(client, text, values)),
+          texts: (statement, values) => translated(texts(client, statement, values)),
         })
         await client.query('commit')
         client.release()
@@ -185,20 +183,21 @@ export function openDatabase(
 }
 
 function onPool(pool: pg.Pool): Queryable {
-  const onClient = async (text: string | { name: string; text: string }, values?: unknown[], form?: Form) => {
+  const onClient = async <Row>(work: (client: pg.PoolClient) => Promise<Row[]>) => {
     const client = await connect(pool)
     try {
-      const rows = await run<never>(client, text, values, form)
+      const rows = await work(client)
       client.release()
       return rows
     } catch (error) {
-      client.release(!(error instanceof DatabaseError))
-      throw error
+      const translated = translate(error)
+      client.release(!(translated instanceof DatabaseError))
+      throw translated
     }
   }
   return {
-    query: (text, values) => onClient(text, values),
-    texts: (text, values) => onClient(text, values, asTexts),
+    query: (text, values) => onClient((client) => query(client, text, values)),
+    texts: (statement, values) => onClient((client) => texts(client, statement, values)),
   }
 }
 
@@ -210,27 +209,27 @@ async function connect(pool: pg.Pool): Promise<pg.PoolClient> {
   }
 }
 
-/** How rows are wanted, where not as objects. */
-interface Form {
-  rowMode: 'array'
-  types: pg.CustomTypesConfig
-}
-
-const asTexts: Form = { rowMode: 'array', types: { getTypeParser: () => (text: string) => text } }
-
-async function run<Row extends object>(
+async function query<Row extends object>(
   client: pg.PoolClient,
-  text: string | { name: string; text: string },
-  values: unknown[] = [],
-  form?: Form,
+  text: string | Named,
+  values: unknown[] | undefined,
 ): Promise<Row[]> {
-  try {
-    const query = typeof text === 'string' ? { text, values } : { name: text.name, text: text.text, values }
-    return (await client.query<Row>(form ? { ...query, ...form } : query)).rows
-  } catch (error) {
-    throw translate(error)
-  }
+  if (typeof text === 'object') return execute<Row>(client, text, values, { types, read: toObject })
+  return (await client.query<Row>({ text, values })).rows
 }
+
+function texts<Row extends Texts>(
+  client: pg.PoolClient,
+  statement: Named,
+  values: unknown[] | undefined,
+): Promise<Row[]> {
+  return execute<Row>(client, statement, values, { types, read: asTexts })
+}
+
+const translated = <T>(work: Promise<T>): Promise<T> =>
+  work.catch((error) => {
+    throw translate(error)
+  })
 
 function translate(error: unknown): unknown {
   if (error instanceof ApiError || error instanceof DatabaseError) return error

@@ -112,7 +112,7 @@ export async function getRun(
   }
   const [found, { steps, nextStepsAfter }] = await Promise.all([
     readRun(hot, caller, run).then(toRun),
-    wanted.includes('steps') ? readSteps(cold, project, run, { after: stepsAfter, limit: stepsLimit }) : noSteps,
+    wanted.includes('steps') ? readSteps(hot, project, run, { after: stepsAfter, limit: stepsLimit }) : noSteps,
     readOthers(),
   ])
   // Deleted while it was read, in parts: then it is not there, rather than there without them.

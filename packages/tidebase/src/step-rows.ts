@@ -94,9 +94,13 @@ export async function readSteps(
   { after, limit }: { after: number | undefined; limit: number | undefined },
 ): Promise<{ steps: Encoded<Step[]>; nextStepsAfter: number | null }> {
   const rows = await db.texts<StepTexts>(
-    `select ${stepColumns} from tidebase.steps
-      where project = $1 and run_id = $2 and ($3::integer is null or position > $3) order by position limit $4`,
-    [project, run, after, limit],
+    {
+      name: 'steps.page',
+      text: `select ${stepColumns} from tidebase.steps
+        where project = $1 and run_id = $2 and position > $3 order by position limit $4`,
+    },
+    // Those that a fork took over have negative positions.
+    [project, run, after ?? -(2 ** 31), limit],
   )
   const runId = stringText(wireId('run', run))
   // Most steps of a run are of the same few kinds.
