@@ -139,9 +139,12 @@ export function asTexts(_: readonly Column[], texts: Texts): Texts {
   return texts
 }
 
-/** Whether a table has other columns since the statement was prepared: another server has migrated. Nothing was done. */
+/**
+ * Whether a table has other columns since the statement was prepared: another server has migrated. Nothing was done. Told by
+ * where in Postgres it comes from: its code has other meanings, its message other languages.
+ */
 function isStale(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === '0A000' && /cached plan/.test(error.message)
+  return error instanceof Error && 'routine' in error && error.routine === 'RevalidateCachedQuery'
 }
 
 /**
