@@ -9,7 +9,7 @@
 import { setMaxListeners } from 'node:events'
 import { onAbort } from './abort.ts'
 import type { CallName, CallReply, CallRequest } from './endpoints.ts'
-import { LeaseLostError, RunCancelledError, TidebaseError } from './errors.ts'
+import { LeaseLostError, RunCancelledError, RunParkedError, TidebaseError } from './errors.ts'
 import { property } from './thrown.ts'
 import type { Transport } from './transport.ts'
 import type { Run } from './types.ts'
@@ -33,6 +33,8 @@ export class Lease {
   #over = false
   #lost = false
   #busy = 0
+  /** Over when the call that parks the run is: what others hear of the lease until then is its doing. */
+  #leaving: Promise<unknown> = Promise.resolve()
 
   /**
    * @param transport the way to the server
@@ -94,12 +96,33 @@ export class Lease {
     try {
       return await this.#transport.call(name, request, request.signal ?? this.signal)
     } catch (error) {
-      if (isLoss(error)) this.lose(error)
+      if (isLoss(error)) {
+        if (name !== 'parkRun') await this.#leaving
+        this.lose(error)
+      }
       this.check()
       throw error
     } finally {
       this.#busy -= busy
     }
+  }
+
+  /**
+   * Parks the run: gives it up until one of the things it waits for is over.
+   *
+   * @param waitingFor ids of gates and waits
+   * @returns whether it is parked; then this execution has ended
+   * @throws as `call`
+   */
+  leave(waitingFor: string[]): Promise<boolean> {
+    const body = { leaseOwner: this.owner, waitingFor }
+    const leaving = this.call('parkRun', { params: { runId: this.runId }, body }).then(({ action }) => {
+      if (action !== 'parked') return false
+      this.lose(new RunParkedError(this.runId))
+      return true
+    })
+    this.#leaving = leaving.catch(() => {})
+    return leaving
   }
 
   /** Ends the execution because the run is not ours any more; the first reason to end wins. */

@@ -78,13 +78,7 @@ export class Parking {
     if (this.#lease.busy || !(await this.#park().catch(() => false))) this.#arm()
   }
 
-  async #park(): Promise<boolean> {
-    const { action } = await this.#lease.call('parkRun', {
-      params: { runId: this.#lease.runId },
-      body: { leaseOwner: this.#lease.owner, waitingFor: [...this.#waitingFor.keys()] },
-    })
-    if (action !== 'parked') return false
-    this.#lease.lose(new RunParkedError(this.#lease.runId))
-    return true
+  #park(): Promise<boolean> {
+    return this.#lease.leave([...this.#waitingFor.keys()])
   }
 }

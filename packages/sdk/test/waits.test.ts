@@ -16,9 +16,12 @@ afterAll(() => server.stop())
 
 let names = 0
 /** A worker of its own, with one workflow on one queue. What it complains about is collected. */
-function worker(fn: (run: RunContext, input: unknown) => unknown, { parkAfterMs = 100 } = {}) {
+function worker(
+  fn: (run: RunContext, input: unknown) => unknown,
+  { parkAfterMs = 100, fetch = globalThis.fetch } = {},
+) {
   const name = `wf${names++}`
-  const own = new Tidebase({ url: server.url })
+  const own = new Tidebase({ url: server.url, fetch })
   own.workflow(name, fn)
   const stop = new AbortController()
   const errors: unknown[] = []
@@ -40,6 +43,22 @@ function worker(fn: (run: RunContext, input: unknown) => unknown, { parkAfterMs 
 const statusOf = async (id: string) => (await tide.runs.get(id, { include: ['run'] })).run.status
 const until = (id: string, status: string) =>
   vi.waitFor(async () => expect(await statusOf(id)).toBe(status), { timeout: 15_000, interval: 30 })
+
+test('a heartbeat that learns of parking sooner than who parks is no error', async () => {
+  const slowly: typeof fetch = async (input, init) => {
+    const response = await fetch(input, init)
+    // Longer than a heartbeat, which comes every 667 ms.
+    if (String(input).endsWith('/park')) await new Promise((resolve) => setTimeout(resolve, 800))
+    return response
+  }
+  const { enqueue, errors } = worker((run) => run.waitForSignal('word'), { parkAfterMs: 300, fetch: slowly })
+  const id = await enqueue()
+  await until(id, 'waiting')
+  await new Promise((resolve) => setTimeout(resolve, 1_000))
+  await tide.runs.signal(id, 'word', 'hello')
+  expect((await tide.runs.wait(id)).result).toMatchObject({ payload: 'hello' })
+  expect(errors).toEqual([])
+})
 
 test('a short sleep and a signal that is there are waited for in place', async () => {
   const seen: number[] = []
