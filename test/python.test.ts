@@ -9,7 +9,7 @@ import { hasPython, program, sdk, venv } from './venv.ts'
 const python = await hasPython()
 if (!python) console.warn('\n*** SKIPPED: the Python SDK needs python3, 3.9 or newer.\n')
 
-const leaseMs = 600
+const leaseMs = 1_000
 let server: Awaited<ReturnType<typeof startServer>>
 beforeAll(async () => {
   server = await startServer({ leaseMs, reconcileMs: 20, webhookSecret: 'shh', allowPrivateWebhooks: true })

@@ -47,7 +47,8 @@ class Watched(Tidebase):
 
     Attributes:
         requests: what went out, ``POST /runs/:id/begin``.
-        fault: decides about each request: ``"before"`` or ``"after"`` the server has seen it, or None.
+        fault: decides about each request: its answer is lost ``"before"`` or ``"after"`` the server has seen it, comes
+            ``"late"`` by the length of a lease, or None.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -65,7 +66,9 @@ class Watched(Tidebase):
             self.requests.append(request)
             fault = self.fault(request, json.loads(body) if body else {})
             answer = None if fault == "before" else real(method, target, body, *rest)
-            if fault:
+            if fault == "late":
+                time.sleep(LEASE_S)
+            elif fault:
                 raise UnreachableError(self.url, "connection lost")
             return answer
 

@@ -54,6 +54,16 @@ class Waits(ServerTest):
         self.assertEqual((run["result"], run["attempt"]), (True, 1))
         self.assertEqual((seen, worker.errors), (["before", "left", "left"], []))
 
+    def test_a_heartbeat_that_learns_of_parking_sooner_than_who_parks_is_no_error(self) -> None:
+        worker = self.worker(lambda run: run.wait_for_signal("word").payload)
+        worker.tide.fault = lambda request, body: "late" if request.endswith("/park") else None
+        run_id = worker.enqueue()
+        until(lambda: self.status(run_id) == "waiting")
+        time.sleep(LEASE_S)
+        self.tide.runs.signal(run_id, "word", "hello")
+        self.assertEqual(self.tide.runs.wait(run_id, timeout_s=10)["result"], "hello")
+        self.assertEqual(worker.errors, [])
+
     def test_a_run_parks_only_when_everything_in_it_waits(self) -> None:
         done = threading.Event()
         attempts: List[int] = []

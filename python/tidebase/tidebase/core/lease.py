@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from ..errors import LeaseLostError, RunCancelled, TidebaseError
+from ..errors import LeaseLostError, RunCancelled, RunParkedError, TidebaseError
 from ..runtime import Runtime
 from ..stop import Stop
 from ..transport import Transport
@@ -41,6 +41,7 @@ class Lease:
         self._transport = transport
         self._length_s = _lease_length(run)
         self._busy = 0
+        self._leaving = 0
         self._wake = threading.Condition()
         self._due: List[Tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -55,6 +56,11 @@ class Lease:
     def busy(self) -> bool:
         """Whether anything but waiting is under way."""
         return self._busy > 0
+
+    @property
+    def leaving(self) -> bool:
+        """Whether a call that parks the run is under way: what a heartbeat hears meanwhile may be its doing."""
+        return self._leaving > 0
 
     @contextmanager
     def during(self) -> Iterator[None]:
@@ -92,6 +98,32 @@ class Lease:
                 self.lose(error)
             self.check()
             raise
+
+    async def leave(self, waiting_for: List[str]) -> bool:
+        """Parks the run: gives it up until one of the things it waits for is over.
+
+        Args:
+            waiting_for: ids of gates and waits.
+
+        Returns:
+            whether it is parked; then this execution has ended.
+
+        Raises:
+            as ``call``.
+        """
+        with self._wake:
+            self._leaving += 1
+        try:
+            reply = await self.call(
+                "POST", "/park", idle=True, body={"leaseOwner": self.owner, "waitingFor": waiting_for}
+            )
+            parked = bool(reply["action"] == "parked")
+            if parked:
+                self.lose(RunParkedError(self.run_id))
+            return parked
+        finally:
+            with self._wake:
+                self._leaving -= 1
 
     async def _send(self, method: str, path: str, request: Dict[str, Any]) -> Any:
         return await self.runtime.call(
@@ -195,7 +227,7 @@ class Lease:
             )
             self.later(self._beat_s, self._beat)
         except TidebaseError as error:
-            if is_loss(error):
+            if is_loss(error) and not self.leaving:
                 self.lose(error)
             self.later(min(self._beat_s, max(self._length_s / 20, 0.05)), self._beat)
         except BaseException:

@@ -11,7 +11,6 @@ import threading
 import time
 from typing import Awaitable, Callable, Dict, Optional, TypeVar
 
-from ..errors import RunParkedError
 from .lease import Lease
 
 T = TypeVar("T")
@@ -63,7 +62,7 @@ class Parking:
                     continue
                 # What cannot be parked now is tried again as long as it waits.
                 self._armed_at = time.monotonic()
-                if not self._lease.busy:
+                if not self._lease.busy and not self._lease.leaving:
                     await self._try()
         finally:
             with self._lock:
@@ -92,10 +91,5 @@ class Parking:
     async def _park(self) -> None:
         with self._lock:
             waiting_for = list(self._waiting_for)
-        reply = await self._lease.call(
-            "POST", "/park", idle=True, body={"leaseOwner": self._lease.owner, "waitingFor": waiting_for}
-        )
-        if reply["action"] != "parked":
-            return
-        self._lease.lose(RunParkedError(self._lease.run_id))
-        self._lease.check()
+        if await self._lease.leave(waiting_for):
+            self._lease.check()
