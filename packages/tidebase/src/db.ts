@@ -129,8 +129,8 @@ export function openDatabase(
       try {
         await client.query('begin')
         const result = await work({
-          query: (text, values) => translated(query(client, text, values)),
-          texts: (statement, values) => translated(texts(client, statement, values)),
+          query: (text, values) => query(client, text, values),
+          texts: (statement, values) => texts(client, statement, values),
         })
         await client.query('commit')
         client.release()
@@ -190,9 +190,8 @@ function onPool(pool: pg.Pool): Queryable {
       client.release()
       return rows
     } catch (error) {
-      const translated = translate(error)
-      client.release(!(translated instanceof DatabaseError))
-      throw translated
+      client.release(!(error instanceof DatabaseError))
+      throw error
     }
   }
   return {
@@ -214,22 +213,25 @@ async function query<Row extends object>(
   text: string | Named,
   values: unknown[] | undefined,
 ): Promise<Row[]> {
-  if (typeof text === 'object') return execute<Row>(client, text, values, { types, read: toObject })
-  return (await client.query<Row>({ text, values })).rows
+  try {
+    if (typeof text === 'object') return await execute<Row>(client, text, values, { types, read: toObject })
+    return (await client.query<Row>({ text, values })).rows
+  } catch (error) {
+    throw translate(error)
+  }
 }
 
-function texts<Row extends Texts>(
+async function texts<Row extends Texts>(
   client: pg.PoolClient,
   statement: Named,
   values: unknown[] | undefined,
 ): Promise<Row[]> {
-  return execute<Row>(client, statement, values, { types, read: asTexts })
-}
-
-const translated = <T>(work: Promise<T>): Promise<T> =>
-  work.catch((error) => {
+  try {
+    return await execute<Row>(client, statement, values, { types, read: asTexts })
+  } catch (error) {
     throw translate(error)
-  })
+  }
+}
 
 function translate(error: unknown): unknown {
   if (error instanceof ApiError || error instanceof DatabaseError) return error
