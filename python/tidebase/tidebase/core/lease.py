@@ -117,10 +117,10 @@ class Lease:
             reply = await self.call(
                 "POST", "/park", idle=True, body={"leaseOwner": self.owner, "waitingFor": waiting_for}
             )
-            parked = bool(reply["action"] == "parked")
-            if parked:
-                self.lose(RunParkedError(self.run_id))
-            return parked
+            if reply["action"] != "parked":
+                return False
+            self.lose(RunParkedError(self.run_id))
+            return True
         finally:
             with self._wake:
                 self._leaving -= 1
