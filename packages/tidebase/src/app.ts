@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { type Route, type RouteName, routes } from '@tidebase/wire'
 import { answerBatch, type Failure } from './batch.ts'
-import { check, readForm, readJson } from './body.ts'
+import { check, checkStorable, readForm, readJson } from './body.ts'
 import { textOf } from './encoded.ts'
 import type { Caller, Engine } from './engine.ts'
 import { ApiError } from './errors.ts'
@@ -68,6 +68,7 @@ export function createApp(
   ): Promise<unknown> => {
     admit(caller, name, route)
     if (name === 'batch') throw new ApiError('not_in_batch')
+    if (route.query) checkStorable(given.query, 'invalid_query')
     const query = route.query ? check(route.query, given.query, 'invalid_query') : undefined
     const body = route.body ? check(route.body, await given.body(), 'invalid_body') : undefined
     return call(handlers, name, new Admitted({ caller, params, query, body }, request, options.stopping))

@@ -31,11 +31,11 @@ export function readBatch(request: Request, limit: number): Promise<{ value: unk
   return parseBody(request, limit, maxDepth + 3)
 }
 
-/** @throws ApiError `invalid_body`, with the places of what Postgres could not store as it is */
-export function checkStorable(value: unknown): void {
+/** @throws ApiError `code`, with the places of what Postgres could not store, or compare, as it is */
+export function checkStorable(value: unknown, code: 'invalid_body' | 'invalid_query' = 'invalid_body'): void {
   const issues: Issue[] = []
   findUnstorable(value, '', issues)
-  if (issues.length > 0) throw invalidBody(issues)
+  if (issues.length > 0) throw invalid(code, issues)
 }
 
 async function parseBody(
@@ -151,15 +151,14 @@ export function check<Schema extends z.ZodType>(
   const parsed = schema.safeParse(value)
   if (parsed.success) return parsed.data
   const issues = parsed.error.issues.map(({ path, message }) => ({ path: jsonPath(path), message }))
-  throw code === 'invalid_body' ? invalidBody(issues) : new ApiError(code, undefined, { issues })
+  throw invalid(code, issues)
 }
 
-function invalidBody(issues: Issue[]): ApiError {
+function invalid(code: 'invalid_body' | 'invalid_query', issues: Issue[]): ApiError {
   const [first] = issues
   const where = first?.path ? `${first.path}: ` : ''
-  return new ApiError('invalid_body', `The body does not match the schema: ${where}${first?.message ?? 'invalid'}.`, {
-    issues,
-  })
+  const what = code === 'invalid_body' ? 'body does' : 'query parameters do'
+  return new ApiError(code, `The ${what} not match the schema: ${where}${first?.message ?? 'invalid'}.`, { issues })
 }
 
 function jsonPath(path: PropertyKey[]): string {

@@ -11,6 +11,7 @@ import { Encoded, objectText } from './encoded.ts'
 import { type Caller, type Engine, submit } from './engine.ts'
 import { newId, wireId } from './ids.ts'
 import { insertRun, insertRunBriefly, newRun, type RunRow, runKey, toRun } from './runs.ts'
+import { allEnded } from './settle.ts'
 
 type Job = BodyOf<Routes['enqueue']>
 type Reply = ReplyOf<Routes['enqueue']>
@@ -108,7 +109,7 @@ export async function enqueue(engine: Engine, caller: Caller, queue: string, job
 
 /**
  * Creates several runs that wait in a queue. Each is made or found by itself: a job that is refused refuses the call,
- * which may be repeated.
+ * which may be repeated. When it is answered, every job has been tried.
  *
  * @throws ApiError `run_conflict`, `webhook_target_refused`
  */
@@ -121,7 +122,7 @@ export async function enqueueBatch(
   let named = jobs
   if (jobs.every(isPlain)) {
     if (!brief || jobs.length < many) {
-      const made = await Promise.all(jobs.map((job) => enqueue(engine, caller, queue, job)))
+      const made = await allEnded(jobs.map((job) => enqueue(engine, caller, queue, job)))
       return { jobs: brief ? made.map(({ run: { id }, deduplicated }) => ({ run: { id }, deduplicated })) : made }
     }
     const ids = jobs.map(idOf)
@@ -136,10 +137,10 @@ export async function enqueueBatch(
   // up to 256 of them.
   const calls = named.map((job) => newRun(engine, caller, job.workflowName, job, queue))
   if (brief) {
-    const made = await Promise.all(calls.map((call) => insertRunBriefly(engine, call)))
+    const made = await allEnded(calls.map((call) => insertRunBriefly(engine, call)))
     return { jobs: made.map(({ row, deduplicated }) => ({ run: { id: wireId('run', row.id) }, deduplicated })) }
   }
-  const made = await Promise.all(calls.map((call) => insertRun(engine, call)))
+  const made = await allEnded(calls.map((call) => insertRun(engine, call)))
   return { jobs: made.map(({ row, deduplicated }) => ({ run: toRun(row), deduplicated })) }
 }
 

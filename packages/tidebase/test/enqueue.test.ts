@@ -1,13 +1,19 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { startServer, whole } from '../../../test/server.ts'
+import { openDatabase } from '../src/db.ts'
 
 // Jobs that are like most are made by statements of their own, single ones and many in one call: nobody can tell.
 
 let server: Awaited<ReturnType<typeof startServer>>
+let db: ReturnType<typeof openDatabase>
 beforeAll(async () => {
   server = await startServer({ leaseMs: 60_000, reconciler: false })
+  db = openDatabase({ connectionString: server.databaseUrl }, { hot: 1, cold: 1 })
 })
-afterAll(() => server.stop())
+afterAll(async () => {
+  await db.close()
+  await server.stop()
+})
 
 type Job = Record<string, unknown>
 
@@ -147,7 +153,7 @@ test('an id that it says twice is one run; a key keeps one of its jobs', async (
   expect(await queued('twice')).toBe(149)
 })
 
-test('what the schema or Postgres refuses of one job, it refuses as ever', async () => {
+test('what the schema refuses of one job, it refuses of all: nothing is made', async () => {
   const jobs = many()
   expect(await send('bad', [...jobs, { input: 1 }])).toMatchObject({
     status: 400,
@@ -156,15 +162,23 @@ test('what the schema or Postgres refuses of one job, it refuses as ever', async
   expect(await send('bad', [...jobs, { workflowName: 'w', id: 'run_1' }])).toMatchObject({
     body: { issues: [{ path: 'jobs[100].id' }] },
   })
+  // Times that ISO 8601 has and Postgres has not.
+  for (const runAt of ['0000-01-01T00:00:00Z', '2026-01-01T00:00:00+16:00'])
+    expect(await send('bad', [...jobs, { workflowName: 'w', runAt }])).toMatchObject({
+      status: 400,
+      body: { code: 'invalid_body', issues: [{ path: 'jobs[100].runAt' }] },
+    })
   expect(await queued('bad')).toBe(0)
-  // A year that ISO 8601 has and Postgres has not: the others are made.
-  const alone = await server.send('enqueue', {
-    params: { queue: 'bad' },
-    body: { workflowName: 'w', runAt: '0000-01-01T00:00:00Z' },
-  })
-  const among = await send('bad', [...jobs, { workflowName: 'w', runAt: '0000-01-01T00:00:00Z' }])
-  expect([among.status, among.body.code]).toEqual([alone.status, alone.body.code])
-  expect(await queued('bad')).toBe(100)
+})
+
+test('what Postgres refuses one job for refuses the call when the others are made, not before', async () => {
+  await db.cold.query(`alter table tidebase.runs add constraint refused check (workflow_name <> 'refused')`)
+  const large = many((n) => (n === 0 ? { workflowName: 'refused' } : {}))
+  const keyed = large.map((job, n) => ({ ...job, dedupeKey: `k${n}` }))
+  for (const [queue, jobs] of Object.entries({ large, small: large.slice(0, 20), keyed })) {
+    expect(await send(queue, jobs)).toMatchObject({ status: 500, body: { code: 'internal' } })
+    expect(await queued(queue)).toBe(jobs.length - 1)
+  }
 })
 
 test('who waits for a job hears of it', async () => {

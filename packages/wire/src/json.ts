@@ -26,8 +26,10 @@ export const LeaseOwner = z.string().min(1).max(300)
 /** An http or https address. */
 export const WebUrl = z.url({ protocol: /^https?$/ }).max(4_000)
 
-/** A point in time given by a client. */
-export const TimestampInput = z.iso.datetime({ offset: true, local: false })
+/** A point in time given by a client. ISO 8601 also has a year 0 and offsets of most of a day; databases have not. */
+export const TimestampInput = z.iso
+  .datetime({ offset: true, local: false })
+  .refine((time) => !/^0000|[+-](1[6-9]|2\d):?\d\d$/.test(time), 'must be after the year 0, with an offset below 16:00')
 
 /** Milliseconds, at most ten years. */
 export const Milliseconds = z.int().min(0).max(315_576_000_000)

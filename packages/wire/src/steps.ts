@@ -1,6 +1,6 @@
 // Steps: the units of work whose outputs are checkpoints.
 import { z } from 'zod'
-import { ErrorText, Json, LeaseOwner, Name, Text, Timestamp } from './json.ts'
+import { ErrorText, Json, LeaseOwner, Name, Text, Timestamp, TimestampInput } from './json.ts'
 import { route } from './route.ts'
 
 export const StepStatus = z.enum(['running', 'completed', 'failed_retryable', 'manual_review', 'failed'])
@@ -133,7 +133,7 @@ export const recordStep = route({
     leaseOwner: LeaseOwner,
     output: Json.optional(),
     attempt: z.int().min(1).max(100_000).nullish().describe('How often the function was tried'),
-    startedAt: z.iso.datetime({ offset: true }).nullish(),
+    startedAt: TimestampInput.nullish(),
   }),
   reply: z.discriminatedUnion('action', [
     z.object({ action: z.literal('recorded'), stepId: z.string() }),
