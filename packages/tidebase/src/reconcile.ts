@@ -10,6 +10,7 @@ import { deliveriesDue } from './outbox.ts'
 import { foldQueueCounts } from './queues.ts'
 import { retention } from './retention.ts'
 import { fireSchedules } from './schedules.ts'
+import { allEnded } from './settle.ts'
 import { endWait } from './waits.ts'
 import { invokePushed } from './webhooks.ts'
 
@@ -51,8 +52,16 @@ export function startReconciler(
         await engine.wakeups.seePeers()
         peersSeen = performance.now()
       }
-      await round(engine, rounds++)
-      if (leftOver || rounds % 10 === 1) leftOver = await deleteOldRuns()
+      const tenth = rounds++ % 10 === 0
+      await allEnded([
+        round(engine),
+        tenth && foldQueueCounts(engine.db.cold),
+        tenth && dropEndedStreams(engine.db.cold),
+        (tenth || leftOver) &&
+          deleteOldRuns().then((more) => {
+            leftOver = more
+          }),
+      ])
       failing = false
     } catch (error) {
       if (!failing) warn(error)
@@ -95,12 +104,12 @@ const due = `select
   exists (select from tidebase.queues where invoke_url is not null and not paused) as pushed,
   ${deliveriesDue} as deliveries`
 
-async function round(engine: Engine, number: number): Promise<void> {
+async function round(engine: Engine): Promise<void> {
   const [is] = await engine.db.cold.query<
     Record<'leases' | 'deadlines' | 'gates' | 'waits' | 'children' | 'schedules' | 'pushed' | 'deliveries', boolean>
   >(due, [engine.settings.leaseMs])
   if (is?.deliveries) engine.wakeups.outbox()
-  await Promise.all([
+  await allEnded([
     is?.leases && expireLeases(engine),
     is?.deadlines && passDeadlines(engine),
     is?.gates && timeOutGates(engine),
@@ -109,10 +118,6 @@ async function round(engine: Engine, number: number): Promise<void> {
     is?.schedules && fireSchedules(engine),
     is?.pushed && invokePushed(engine),
   ])
-  if (number % 10 === 0) {
-    await foldQueueCounts(engine.db.cold)
-    await dropEndedStreams(engine.db.cold)
-  }
 }
 
 async function expireLeases(engine: Engine): Promise<void> {
@@ -126,7 +131,7 @@ async function expireLeases(engine: Engine): Promise<void> {
     `select l.project, ${hex('l.run_id')} as id from ${forgotten('$1')} limit $2`,
     [leaseMs, batch],
   )
-  await Promise.all(again.map(({ project, id }) => expireLease(engine, project, id)))
+  await allEnded(again.map(({ project, id }) => expireLease(engine, project, id)))
 }
 
 async function passDeadlines(engine: Engine): Promise<void> {
@@ -171,7 +176,7 @@ async function endWaits(engine: Engine): Promise<void> {
 async function inBatches<T>(look: () => Promise<T[]>, work: (item: T) => Promise<unknown>): Promise<void> {
   for (;;) {
     const items = await look()
-    await Promise.all(items.map(work))
+    await allEnded(items.map(work))
     if (items.length < batch) return
   }
 }
