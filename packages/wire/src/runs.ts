@@ -197,7 +197,12 @@ export const forkRun = route({
   body: z.object({
     id: Id('run').nullish().describe('Of the new run, so that a repeated call makes one'),
     fromStep: Name.nullish().describe('Name of the first step that is not taken over; all are unless given'),
-    stateVersion: z.int().min(1).max(2_147_483_647).nullish().describe('Version of the state to start with; the latest unless given'),
+    stateVersion: z
+      .int()
+      .min(1)
+      .max(2_147_483_647)
+      .nullish()
+      .describe('Version of the state to start with; the latest unless given'),
     input: Json.optional().describe('In place of this run’s input'),
   }),
   reply: z.object({ run: Run }),
