@@ -21,7 +21,8 @@ export interface EmailOptions {
  * @throws TpError `invalid`
  */
 export function checkAddress(address: string): string {
-  const trimmed = address.trim()
+  // What came with a request may be anything.
+  const trimmed = String(address).trim()
   if (trimmed.length > 254 || !/^[^\s@<>(),;:\\"[\]]+@[^\s@<>(),;:\\"[\]]+\.[^\s@<>(),;:\\"[\]]+$/.test(trimmed))
     throw new TpError('invalid', `"${trimmed.slice(0, 80)}" is not an e-mail address`, {
       hint: 'Use one address, like someone@example.com.',
@@ -46,6 +47,10 @@ export async function sendEmail(
   const scope = currentScope()
   if (scope.mails >= mailsPerCall) throw new TpError('mail_limit', `A handler call sends at most ${mailsPerCall} mails`)
   scope.mails += 1
+  if (typeof subject !== 'string' || !(typeof body === 'string' || body instanceof Html))
+    throw new TpError('invalid', `tp.email takes a subject and a text, not ${typeof subject} and ${typeof body}`, {
+      hint: 'Call it as tp.email(to, subject, text), with tp.html`…` instead of the text for a mail in HTML.',
+    })
   const rich = html ?? (body instanceof Html ? body : undefined)
   const { id, status } = await mailbox.send({
     to: checkAddress(to),

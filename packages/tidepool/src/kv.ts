@@ -32,12 +32,33 @@ function asJson(value: unknown): Json {
   return value as Json
 }
 
+/**
+ * What came with a request may be missing or a number, whatever its type says: it must not reach another key, or take
+ * the reads of others down with it. @throws TpError `bad_key`
+ */
+function asKey(key: string): string {
+  if (typeof key === 'string') return key
+  throw new TpError('bad_key', `A key is a text, not ${key === null ? 'null' : typeof key}`, {
+    hint: 'Check what came with the request before you use it as a key.',
+  })
+}
+
 function toWrite(change: Change): Write {
-  if (change.op === 'set') return { op: 'set', space: 'db', key: change.key, value: asJson(change.value) }
-  if (change.op === 'setIfAbsent')
-    return { op: 'set', space: 'db', key: change.key, value: asJson(change.value), if: 'absent' }
-  if (change.op === 'delete') return { op: 'delete', space: 'db', key: change.key }
-  return { op: 'increment', space: 'db', key: change.key, by: change.by ?? 1 }
+  const key = asKey(change.key)
+  switch (change.op) {
+    case 'set':
+      return { op: 'set', space: 'db', key, value: asJson(change.value) }
+    case 'setIfAbsent':
+      return { op: 'set', space: 'db', key, value: asJson(change.value), if: 'absent' }
+    case 'delete':
+      return { op: 'delete', space: 'db', key }
+    case 'increment':
+      return { op: 'increment', space: 'db', key, by: change.by ?? 1 }
+    default: {
+      const { op }: { op: unknown } = change
+      throw new TpError('bad_value', `tp.db.batch knows set, setIfAbsent, delete and increment, not ${String(op)}`)
+    }
+  }
 }
 
 /** Makes `tp.db` on the backend that `backend` gives. */
@@ -50,7 +71,7 @@ export function createDb(backend: () => Backend) {
   async function get<T = Json>(key: string): Promise<T | undefined>
   async function get<T>(key: string, fallback: T): Promise<T>
   async function get<T>(key: string, fallback?: T): Promise<T | undefined> {
-    const entry = await backend().read('db', key)
+    const entry = await backend().read('db', asKey(key))
     // The caller vouches for what lies under the key.
     return entry ? (entry.value as T) : fallback
   }
@@ -61,7 +82,7 @@ export function createDb(backend: () => Backend) {
    * @example await tp.db.set('post:hello', { title: 'Hello', body: '…' })
    */
   async function set(key: string, value: unknown): Promise<void> {
-    await backend().write([{ op: 'set', space: 'db', key, value: asJson(value) }])
+    await backend().write([toWrite({ op: 'set', key, value })])
   }
 
   /**
@@ -70,7 +91,7 @@ export function createDb(backend: () => Backend) {
    * @example await tp.db.delete('post:hello')
    */
   async function remove(key: string): Promise<boolean> {
-    const outcome = await backend().write([{ op: 'delete', space: 'db', key }])
+    const outcome = await backend().write([toWrite({ op: 'delete', key })])
     return outcome.ok && outcome.results[0]?.existed === true
   }
 
@@ -81,6 +102,7 @@ export function createDb(backend: () => Backend) {
   async function prefix<T = Json>(p: string, options: PrefixOptions = {}): Promise<{ key: string; value: T }[]> {
     const { limit = Number.POSITIVE_INFINITY, reverse = false } = options
     const found: { key: string; value: T }[] = []
+    asKey(p)
     let { after } = options
     while (found.length < limit) {
       const wanted = Math.min(pageSize, limit - found.length)
@@ -96,16 +118,16 @@ export function createDb(backend: () => Backend) {
    * Keys that start with `p` (default all), in order.
    * @example const ids = await tp.db.keys('post:')
    */
-  function keys(p = ''): Promise<string[]> {
-    return backend().keys('db', { prefix: p })
+  async function keys(p = ''): Promise<string[]> {
+    return backend().keys('db', { prefix: asKey(p) })
   }
 
   /**
    * How many keys start with `p` (default all).
    * @example const posts = await tp.db.count('post:')
    */
-  function count(p = ''): Promise<number> {
-    return backend().count('db', p)
+  async function count(p = ''): Promise<number> {
+    return backend().count('db', asKey(p))
   }
 
   /**
@@ -117,7 +139,7 @@ export function createDb(backend: () => Backend) {
    */
   async function update<T = Json>(key: string, fn: (current: T | undefined) => T | Promise<T>): Promise<T> {
     for (let tries = 0; tries < maxTries; tries++) {
-      const entry = await backend().read('db', key)
+      const entry = await backend().read('db', asKey(key))
       const value = await fn(entry ? (entry.value as T) : undefined)
       if (value === undefined)
         throw new TpError('bad_value', 'The function given to tp.db.update returned undefined', {
@@ -137,7 +159,7 @@ export function createDb(backend: () => Backend) {
    * @example const visits = await tp.db.increment('visits')
    */
   async function increment(key: string, by = 1): Promise<number> {
-    const outcome = await backend().write([{ op: 'increment', space: 'db', key, by }])
+    const outcome = await backend().write([toWrite({ op: 'increment', key, by })])
     return (outcome.ok && outcome.results[0]?.number) || 0
   }
 
@@ -147,7 +169,7 @@ export function createDb(backend: () => Backend) {
    * @example if (!(await tp.db.setIfAbsent(`vote:${user.id}`, choice))) return 409
    */
   async function setIfAbsent(key: string, value: unknown): Promise<boolean> {
-    const outcome = await backend().write([{ op: 'set', space: 'db', key, value: asJson(value), if: 'absent' }])
+    const outcome = await backend().write([toWrite({ op: 'setIfAbsent', key, value })])
     return outcome.ok
   }
 

@@ -7,6 +7,7 @@ import { buffer } from 'node:stream/consumers'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { Backend, UserRecord } from '../src/backend.ts'
 import { TpError } from '../src/errors.ts'
+import { createDb } from '../src/kv.ts'
 
 /** A storage that outlives the backend object: `open` may be called again after `close` and finds the data. */
 export interface Storage {
@@ -75,6 +76,22 @@ export function backendConformance(name: string, make: () => Promise<Storage>): 
       for (const key of keys) expect((await backend.read('db', key))?.value).toBe(key)
       expect(await codeOf(put('', 1))).toBe('bad_key')
       expect(await codeOf(put('x'.repeat(1025), 1))).toBe('bad_key')
+    })
+
+    test('what is no key fails for who gives it, and not for those who read at that moment', async () => {
+      const db = createDb(() => backend)
+      await db.set('a', 1)
+      for (const key of [undefined, null, 5, ['a'], { a: 1 }]) {
+        // What JavaScript lets an app do with what came with a request.
+        const give = (name: 'get' | 'set' | 'increment' | 'delete' | 'prefix') => Reflect.apply(db[name], db, [key, 1])
+        const [before, refused, after] = await Promise.allSettled([db.get('a'), give('get'), db.get('a')])
+        expect([before, after]).toMatchObject([{ value: 1 }, { value: 1 }])
+        expect(refused).toMatchObject({ reason: { code: 'bad_key' } })
+        for (const name of ['set', 'increment', 'delete', 'prefix'] as const)
+          expect(await codeOf(give(name))).toBe('bad_key')
+      }
+      expect(await codeOf(Reflect.apply(db.batch, db, [[{ op: 'add', key: 'a' }]]))).toBe('bad_value')
+      expect(await db.keys()).toEqual(['a'])
     })
 
     test('a write is all or nothing over spaces', async () => {
@@ -268,6 +285,14 @@ export function backendConformance(name: string, make: () => Promise<Storage>): 
       expect(await codeOf(backend.files.write(name, Buffer.from('x')))).toBe('bad_key')
       expect(await codeOf(backend.files.read(name))).toBe('bad_key')
       expect(await codeOf(backend.files.delete(name))).toBe('bad_key')
+    })
+
+    test('what is no text is no name', async () => {
+      for (const name of [undefined, null, 5, ['a']])
+        for (const what of ['read', 'write', 'delete', 'stat'] as const) {
+          const call = async () => Reflect.apply(backend.files[what], backend.files, [name, Buffer.from('x')])
+          expect(await codeOf(call())).toBe('bad_key')
+        }
     })
 
     test('keeps mail, newest first', async () => {

@@ -19,15 +19,14 @@ const codeOf = (error: unknown): unknown => (error instanceof Error && 'code' in
  * @throws TpError `bad_key`
  */
 export function checkFileName(name: string): string {
-  const segments = name.split('/')
   const bad =
-    name.length === 0 ||
+    typeof name !== 'string' ||
     name.length > 512 ||
     // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must not be in a name
     /[\u0000-\u001f\u007f\\]/.test(name) ||
-    segments.some((each) => each === '' || each === '.' || each === '..' || Buffer.byteLength(each) > 255)
+    name.split('/').some((each) => each === '' || each === '.' || each === '..' || Buffer.byteLength(each) > 255)
   if (bad)
-    throw new TpError('bad_key', `"${name.slice(0, 80)}" cannot be the name of a file`, {
+    throw new TpError('bad_key', `"${String(name).slice(0, 80)}" cannot be the name of a file`, {
       hint: 'Use a relative path like "photos/cat.jpg": no leading "/", no "..", no backslash, at most 512 characters.',
       status: 400,
     })
