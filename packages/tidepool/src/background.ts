@@ -36,18 +36,28 @@ export function backgroundFeature(pod: Pod): void {
   const timers = new Set<NodeJS.Timeout>()
   let stopped = false
 
-  async function claim(key: string, ttl?: number): Promise<boolean> {
+  /** @returns the version of the record that was made; undefined when somebody has it */
+  async function claim(key: string, ttl?: number): Promise<number | undefined> {
     const outcome = await backend.write([{ op: 'set', space: 'tasks', key, value: holder, if: 'absent', ttl }])
-    return outcome.ok
+    return outcome.ok ? outcome.results[0]?.version : undefined
   }
 
   async function runOnce(task: BackgroundTask, id: string): Promise<void> {
-    const lease = `lease:${id}`
-    if (!(await claim(lease, leaseMs))) return
+    const key = `lease:${id}`
+    // The lease's version is its fencing token: who was held up for longer than the lease touches no other's.
+    let version = await claim(key, leaseMs)
+    if (version === undefined) return
+    let renewal = Promise.resolve()
+    const renewing = async () => {
+      if (version === undefined) return
+      const outcome = await backend.write([
+        { op: 'set', space: 'tasks', key, value: holder, if: version, ttl: leaseMs },
+      ])
+      version = outcome.ok ? outcome.results[0]?.version : undefined
+      if (!outcome.ok) log.warn(`Background task ${task.name} lost its lease: another replica may run it too`)
+    }
     const renew = setInterval(() => {
-      backend
-        .write([{ op: 'set', space: 'tasks', key: lease, value: holder, if: 'present', ttl: leaseMs }])
-        .catch(() => undefined)
+      renewal = renewal.then(renewing).catch(() => undefined)
     }, renewMs)
     timers.add(renew)
     try {
@@ -58,13 +68,14 @@ export function backgroundFeature(pod: Pod): void {
     } finally {
       clearInterval(renew)
       timers.delete(renew)
-      if (!stopped) await backend.write([{ op: 'delete', space: 'tasks', key: lease }])
+      await renewal
+      if (!stopped && version !== undefined) await backend.write([{ op: 'delete', space: 'tasks', key, if: version }])
     }
   }
 
   async function tick(task: BackgroundTask, id: string): Promise<void> {
     // A little less than the interval, so that this replica's next tick never finds its own claim.
-    if (await claim(`tick:${id}`, task.seconds * 1000 * 0.9)) await runOnce(task, id)
+    if ((await claim(`tick:${id}`, task.seconds * 1000 * 0.9)) !== undefined) await runOnce(task, id)
   }
 
   function begin(task: BackgroundTask, at: number): void {
@@ -74,7 +85,7 @@ export function backgroundFeature(pod: Pod): void {
     }
     if (task.seconds === 0) {
       claim(`once:${deployment}:${id}`)
-        .then((mine) => (mine ? runOnce(task, id) : undefined))
+        .then((mine) => (mine === undefined ? undefined : runOnce(task, id)))
         .catch(report)
       return
     }

@@ -71,11 +71,16 @@ test('the sixth mail of a handler call and the sixth background task are refused
       for (let n = 0; n < 6; n++) await tp.email('ada@example.com', `Mail ${n}`, 'x')
     })
     tp.route('/one', async () => tp.email('ada@example.com', 'One', 'x'))
+    // What came with a request may be missing, whatever its type says.
+    tp.route('/missing', async (req) => Reflect.apply(tp.email, tp, [req.query.to, req.query.subject ?? 'One', 'x']))
+    tp.route('/no-text', async (req) => Reflect.apply(tp.email, tp, ['ada@example.com', req.query.subject]))
   })
   const answer = await pod.fetch('/mails')
   expect([answer.status, await answer.json()]).toMatchObject([429, { code: 'mail_limit', hint: expect.any(String) }])
   expect(await pod.backend.mail.list()).toHaveLength(5)
   expect((await pod.fetch('/one')).status).toBe(200)
+  for (const path of ['/missing', '/no-text'])
+    expect(await (await pod.fetch(path)).json()).toMatchObject({ code: 'invalid', hint: expect.any(String) })
   const failed = await startTestPod((tp) => {
     for (let n = 0; n < 6; n++) tp.background({ seconds: 60 }, () => undefined)
   }).catch((error: unknown) => error)
@@ -107,6 +112,19 @@ test('a background task runs on one of several replicas at a time, and once per 
   await vi.waitFor(() => expect(runs.every).toBeGreaterThanOrEqual(2), 5000)
   expect(most).toBe(1)
   expect(runs.once).toBe(1)
+})
+
+test('a background task that was held up for longer than its lease leaves the lease of who took over alone', async () => {
+  let end = () => {}
+  const pod = await startTestPod((tp) => {
+    tp.background({ seconds: 60 }, () => new Promise<void>((resolve) => (end = resolve)))
+  })
+  const lease = async () => (await pod.backend.read('tasks', 'lease:0'))?.value
+  await vi.waitFor(async () => expect(await lease()).toBeTypeOf('string'), 5000)
+  await pod.backend.write([{ op: 'set', space: 'tasks', key: 'lease:0', value: 'another replica', ttl: 30_000 }])
+  end()
+  await new Promise((resolve) => setTimeout(resolve, 100))
+  expect(await lease()).toBe('another replica')
 })
 
 test('tp.http reaches public addresses only, however they are spelled', async () => {
