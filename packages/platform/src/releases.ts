@@ -10,11 +10,12 @@
 import { createHash } from 'node:crypto'
 import { createWriteStream } from 'node:fs'
 import { access, chmod, chown, cp, mkdir, mkdtemp, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { bundleOf, type ErrorBody } from 'tidepool/kit'
 import { type Driver, npmProgram, runtimeEntry } from './drivers/process.ts'
 import { type Issue, messageOf, PlatformError } from './errors.ts'
+import { forEach } from './lanes.ts'
 import type { Master } from './master.ts'
 import { blobKey, type SourceFile } from './source.ts'
 import type { Storage } from './storage.ts'
@@ -91,26 +92,23 @@ export function createReleases({ dir, driver, storage, master, registry }: Relea
     if (await exists(target)) return { files: files.length, bytes }
     await mkdir(dirname(target), { recursive: true, mode: 0o711 })
     const incoming = await mkdtemp(join(dirname(target), `.${deployment}-`))
-    let next = 0
-    const worker = async () => {
-      for (let at = next++; at < files.length; at = next++) {
-        const [path, sha256] = files[at] ?? ['', '']
+    try {
+      await forEach(files, 8, async ([path, sha256]) => {
         const found = await storage.get(blobKey(pod, sha256))
         if (!found) throw new PlatformError('missing_files', `The content of ${path} is not in the storage.`)
         await mkdir(join(incoming, dirname(path)), { recursive: true, mode: 0o755 })
         await pipeline(found.body, createWriteStream(join(incoming, path), { flags: 'wx', mode: 0o644 }))
-      }
-    }
-    await Promise.all(Array.from({ length: 8 }, worker))
-    await mkdir(join(incoming, 'tp_data', 'build'), { recursive: true, mode: 0o755 })
-    await mkdir(join(incoming, 'node_modules'), { mode: 0o755 })
-    await lend(join(incoming, 'tp_data', 'build'))
-    await chmod(incoming, 0o755)
-    await rename(incoming, target).catch(async (error: unknown) => {
-      // Somebody else was quicker.
+      })
+      await mkdir(join(incoming, 'tp_data', 'build'), { recursive: true, mode: 0o755 })
+      await mkdir(join(incoming, 'node_modules'), { mode: 0o755 })
+      await lend(join(incoming, 'tp_data', 'build'))
+      await chmod(incoming, 0o755)
+      await rename(incoming, target)
+    } catch (error) {
       await rm(incoming, { recursive: true, force: true })
+      // Somebody else was quicker.
       if (!(await exists(target))) throw error
-    })
+    }
     return { files: files.length, bytes }
   }
 
@@ -272,7 +270,7 @@ export function createReleases({ dir, driver, storage, master, registry }: Relea
       await install(pod, deployment)
       await build(pod, deployment)
     },
-    /** Removes releases of a pod but those named, and packages that none of them uses. */
+    /** Removes releases of a pod but those named, packages that none of them uses, and what killed processes left. */
     async keep(pod: string, deployments: readonly string[]): Promise<void> {
       const folder = join(dir, 'releases', pod)
       const used = new Set<string>()
@@ -282,17 +280,24 @@ export function createReleases({ dir, driver, storage, master, registry }: Relea
         if (modules) used.add(modules)
       }
       for (const name of await readdir(folder).catch(() => []))
-        if (!deployments.includes(name.replace(/^\.([a-z0-9]{8})-.*/, '$1')))
+        if (!deployments.includes(name.replace(/^\.([a-z0-9]{8})-.*/, '$1')) || (await abandoned(join(folder, name))))
           await rm(join(folder, name), { recursive: true, force: true })
       const all = join(dir, 'modules')
       for (const name of await readdir(all).catch(() => []))
-        if (name.startsWith(`${pod}-`) && !used.has(join(all, name)))
+        if ((name.startsWith(`${pod}-`) && !used.has(join(all, name))) || (await abandoned(join(all, name))))
           await rm(join(all, name), { recursive: true, force: true })
     },
   }
 }
 
 export type Releases = ReturnType<typeof createReleases>
+
+/** Whether a folder is half made and whoever made it was killed: no work takes an hour. */
+async function abandoned(path: string): Promise<boolean> {
+  if (!basename(path).startsWith('.')) return false
+  const found = await stat(path).catch(() => undefined)
+  return found !== undefined && found.mtimeMs < Date.now() - 3_600_000
+}
 
 /** The line of npm's output that says what went wrong. */
 function npmError(output: string): string {

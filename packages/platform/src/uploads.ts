@@ -4,6 +4,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { PlatformError } from './errors.ts'
+import { forEach } from './lanes.ts'
 import { blobKey, type SourceFile } from './source.ts'
 import type { Storage, StoredObject } from './storage.ts'
 
@@ -15,15 +16,10 @@ export function createUploads(storage: Storage) {
       const hashes = [...new Set(files.map(([, sha256]) => sha256))]
       const sizes = new Map(files.map(([, sha256, size]) => [sha256, size]))
       const missing: string[] = []
-      let next = 0
-      const worker = async () => {
-        for (let at = next++; at < hashes.length; at = next++) {
-          const sha256 = hashes[at] ?? ''
-          const found = await storage.stat(blobKey(pod, sha256))
-          if (!found || found.size !== sizes.get(sha256)) missing.push(sha256)
-        }
-      }
-      await Promise.all(Array.from({ length: 16 }, worker))
+      await forEach(hashes, 16, async (sha256) => {
+        const found = await storage.stat(blobKey(pod, sha256))
+        if (!found || found.size !== sizes.get(sha256)) missing.push(sha256)
+      })
       return missing.sort()
     },
     /** Stores what comes, if it is what its name says. @throws PlatformError `invalid`, `too_large` */

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -259,6 +259,35 @@ test('bytes that nothing names any more are collected; what a rollback needs sta
   )
   expect((await platform.ended(ada, { id, deployment: deployment.id })).status).toBe('live')
   expect(await read('litter')).toBe('one')
+})
+
+test('what a killed or failed work left half made goes, what is at work stays', { timeout: 60_000 }, async () => {
+  const eve = await platform.agent()
+  const { id, deployment } = await platform.deploy(eve, 'halves', main('one'))
+  const releases = join(platform.dir, 'releases', id)
+  const modules = join(platform.dir, 'modules')
+  const old = [join(releases, `.${deployment}-killed`), join(modules, '.install-killed')]
+  const young = [join(releases, `.${deployment}-atwork`), join(modules, '.install-atwork')]
+  for (const folder of [...old, ...young]) await mkdir(join(folder, 'half'), { recursive: true })
+  const then = Date.now() / 1000 - 7_200
+  for (const folder of old) await utimes(folder, then, then)
+  const missing = Array.from({ length: 20 }, (_, n): [string, string, number] => [
+    `${n}.ts`,
+    `${n}`.repeat(64).slice(0, 64),
+    1,
+  ])
+  await expect(platform.platform.releases.prepare(id, 'aaaaaaaa', missing)).rejects.toMatchObject({
+    code: 'missing_files',
+  })
+  expect((await readdir(releases)).sort()).toEqual(
+    [`.${deployment}-atwork`, `.${deployment}-killed`, deployment].sort(),
+  )
+  const next = await platform.deploy(eve, 'halves', main('two'))
+  const left = [`.${deployment}-atwork`, deployment, next.deployment].sort()
+  await expect.poll(async () => (await readdir(releases)).sort()).toEqual(left)
+  await expect
+    .poll(async () => (await readdir(modules)).filter((name) => name.startsWith('.')))
+    .toEqual(['.install-atwork'])
 })
 
 /** The platform's database, in which this pod is the only one that is listed. */
