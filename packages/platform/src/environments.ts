@@ -20,7 +20,7 @@ const Size = {
   cpus: z.number().min(0.1).max(64),
   processes: z.int().min(16).max(4096),
   scratchMb: z.int().min(1).max(4096).describe('Space in /tmp, in memory'),
-  creditsPerDay: z.int().min(0),
+  creditsPerDay: z.int().min(0).max(1_000_000_000),
 }
 const Environment = z.object({ id: z.string(), name: z.string(), ...Size }).meta({ id: 'Environment' })
 
@@ -68,10 +68,10 @@ const add = endpoint({
   async handler({ platform: { db }, body }) {
     const [row] = await db.query<Row>(
       `insert into platform.environments (id, name, memory_mb, cpus, processes, scratch_mb, credits_per_day)
-       values ($1, $2, $3, $4, $5, $6, $7) returning *`,
+       values ($1, $2, $3, $4, $5, $6, $7) on conflict (name) do nothing returning *`,
       [newId(), body.name, body.memoryMb, body.cpus, body.processes, body.scratchMb, body.creditsPerDay],
     )
-    if (!row) throw new PlatformError('internal')
+    if (!row) throw new PlatformError('name_taken', `There is an environment ${body.name}.`)
     return { environment: toEnvironment(row) }
   },
 })
