@@ -6,11 +6,11 @@
  */
 import { fork } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
-import { Command, InvalidArgumentError } from 'commander'
+import { Command, CommanderError, InvalidArgumentError } from 'commander'
 import { pino } from 'pino'
 import packageJson from '../package.json' with { type: 'json' }
 import { codes, messageOf, PlatformError } from './errors.ts'
-import { type PlatformOptions, startPlatform } from './main.ts'
+import { logLevels, type PlatformOptions, serverOptions, startPlatform, usageError, variables } from './main.ts'
 
 const graceMs = 15_000
 const backoffMs = { first: 200, most: 10_000, forgetAfter: 3_000 }
@@ -32,6 +32,8 @@ export async function main(argv: string[]): Promise<void> {
   const program = new Command('tidepool-platform')
     .description('Runs the platform: control plane, gateway, pods and Tidebase.')
     .version(packageJson.version)
+    .exitOverride()
+    .configureOutput({ writeErr: () => undefined })
   program
     .command('start', { isDefault: true })
     .description('Start everything on this machine: apps at http://<name>.localhost:8080, Tidebase at 7373.')
@@ -47,7 +49,14 @@ export async function main(argv: string[]): Promise<void> {
       '\nEnvironment: DATABASE_URL, S3_ENDPOINT, S3_BUCKET, S3_ACCESS_KEY, S3_SECRET_KEY, SMTP_URL, TIDEBASE_URL, and those of Tidebase.\nSee docs/platform.md.',
     )
     .action((flags: Flags) => (process.env[workerMark] ? work(flags) : supervise(argv, flags)))
-  await program.parseAsync(argv, { from: 'user' })
+  try {
+    await program.parseAsync(argv, { from: 'user' })
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error
+    if (error.exitCode === 0) return
+    report(usageError(error, argv, program), argv.includes('--json'))
+    process.exitCode = 2
+  }
 }
 
 function parsePort(text: string): number {
@@ -109,14 +118,11 @@ async function supervise(argv: string[], flags: Flags): Promise<void> {
 
 function environment(flags: Flags): PlatformOptions {
   const { env } = process
-  const text = (name: string) => env[name] || undefined
-  const number = (name: string) => {
-    const value = text(name)
-    if (value === undefined) return undefined
-    if (!/^\d+$/.test(value)) throw new PlatformError('invalid', `${name} must be a number, not "${value}".`)
-    return Number(value)
-  }
-  const endpoint = text('S3_ENDPOINT')
+  const { text, whole, flag, address, domain } = variables(env)
+  const given = variables({ '--url': flags.url, '--domain': flags.domain })
+  const web = ['http:', 'https:']
+  const tidebase = serverOptions(env, { port: 'TIDEBASE_PORT', host: 'TIDEBASE_HOST' })
+  const endpoint = address('S3_ENDPOINT', web)
   const need = (name: string) => {
     const value = text(name)
     if (!value)
@@ -127,13 +133,13 @@ function environment(flags: Flags): PlatformOptions {
   }
   return {
     dir: flags.dataDir ?? text('TIDEPOOL_DATA_DIR'),
-    port: flags.port ?? number('PORT'),
+    port: flags.port ?? whole('PORT', 0, 65_535),
     host: flags.host ?? text('HOST'),
-    domain: flags.domain ?? text('TIDEPOOL_DOMAIN'),
-    publicUrl: flags.url ?? text('TIDEPOOL_PUBLIC_URL'),
+    domain: given.domain('--domain') ?? domain('TIDEPOOL_DOMAIN'),
+    publicUrl: given.address('--url', web) ?? address('TIDEPOOL_PUBLIC_URL', web),
     unsandboxed: flags.unsandboxed,
-    trustProxy: text('TIDEPOOL_TRUST_PROXY') === '1',
-    databaseUrl: text('DATABASE_URL'),
+    trustProxy: flag('TIDEPOOL_TRUST_PROXY'),
+    databaseUrl: tidebase.databaseUrl,
     ...(endpoint && {
       s3: {
         endpoint,
@@ -143,32 +149,27 @@ function environment(flags: Flags): PlatformOptions {
         region: text('S3_REGION'),
       },
     }),
-    smtpUrl: text('SMTP_URL'),
+    smtpUrl: address('SMTP_URL', ['smtp:', 'smtps:']),
     mailFrom: text('MAIL_FROM'),
     masterKey: text('TIDEPOOL_MASTER_KEY'),
     operatorKey: text('TIDEPOOL_OPERATOR_KEY'),
     allowHosts: (text('TIDEPOOL_ALLOW_HOSTS') ?? '').split(',').filter(Boolean),
-    tidebaseUrl: text('TIDEBASE_URL'),
+    tidebaseUrl: address('TIDEBASE_URL', web),
     tidebaseKey: text('TIDEBASE_URL') && text('TIDEBASE_API_KEY'),
-    tidebase: {
-      port: number('TIDEBASE_PORT'),
-      host: text('TIDEBASE_HOST'),
-      dataDir: text('TIDEBASE_DATA_DIR'),
-      apiKey: text('TIDEBASE_API_KEY'),
-      leaseMs: number('TIDEBASE_LEASE_MS'),
-      reconcileMs: number('TIDEBASE_RECONCILE_MS'),
-      webhookSecret: text('TIDEBASE_WEBHOOK_SECRET'),
-      allowPrivateWebhooks: text('TIDEBASE_ALLOW_PRIVATE_WEBHOOKS') === '1',
-    },
+    tidebase: { ...tidebase, dataDir: text('TIDEBASE_DATA_DIR') },
   }
 }
 
 async function work(flags: Flags): Promise<void> {
-  const log = pino(
-    { level: process.env.LOG_LEVEL ?? 'info', base: null, redact: ['*.authorization', '*.token', '*.key', '*.secret'] },
-    pino.destination(2),
-  )
   try {
+    const log = pino(
+      {
+        level: variables(process.env).word('LOG_LEVEL', logLevels) ?? 'info',
+        base: null,
+        redact: ['*.authorization', '*.token', '*.key', '*.secret'],
+      },
+      pino.destination(2),
+    )
     const running = await startPlatform({
       ...environment(flags),
       log,
@@ -191,18 +192,22 @@ async function work(flags: Flags): Promise<void> {
     process.send?.('up')
     announce(running, flags)
   } catch (error) {
-    const known = error instanceof PlatformError ? error : undefined
-    const code = known?.code ?? (error instanceof Error && 'code' in error ? String(error.code) : 'failed')
-    const hint = known
-      ? (known.details.hint ?? codes[known.code][2])
-      : error instanceof Error && 'hint' in error
-        ? String(error.hint)
-        : 'Start it with LOG_LEVEL=debug for more.'
-    const body = { error: messageOf(error), code, hint }
-    if (flags.json) process.stdout.write(`${JSON.stringify(body)}\n`)
-    else process.stderr.write(`${body.error}\n${body.hint}\n`)
+    report(error, flags.json)
     process.exit(1)
   }
+}
+
+function report(error: unknown, json = false): void {
+  const known = error instanceof PlatformError ? error : undefined
+  const code = known?.code ?? (error instanceof Error && 'code' in error ? String(error.code) : 'failed')
+  const hint = known
+    ? (known.details.hint ?? codes[known.code][2])
+    : error instanceof Error && 'hint' in error
+      ? String(error.hint)
+      : 'Start it with LOG_LEVEL=debug for more.'
+  const body = { error: messageOf(error), code, hint }
+  if (json) process.stdout.write(`${JSON.stringify(body)}\n`)
+  else process.stderr.write(`${body.error}\n${body.hint}\n`)
 }
 
 function announce({ url, tidebaseUrl, isolation }: Awaited<ReturnType<typeof startPlatform>>, flags: Flags): void {

@@ -4,15 +4,18 @@ import type { Server } from 'node:http'
 import { messageOf, PlatformError } from './errors.ts'
 import type { Log } from './platform.ts'
 
-const listenHint = 'Stop the other program, or choose a port with --port N.'
-
-/** Listens. @throws PlatformError `unavailable` when the port is taken */
+/** Listens. @throws PlatformError `unavailable` when the port is taken or the address is not this machine's */
 export function listen(http: Server, host: string, port: number): Promise<void> {
   return new Promise((resolve, reject) => {
-    http.once('error', (error: NodeJS.ErrnoException) => {
-      const taken = error.code === 'EADDRINUSE'
+    http.once('error', ({ code, message }: NodeJS.ErrnoException) => {
       reject(
-        taken ? new PlatformError('unavailable', `Port ${port} on ${host} is taken.`, { hint: listenHint }) : error,
+        code === 'EADDRINUSE'
+          ? new PlatformError('unavailable', `Port ${port} on ${host} is taken.`, {
+              hint: 'Stop the other program, or choose a port with --port N.',
+            })
+          : new PlatformError('unavailable', `Cannot listen on port ${port} of ${host}: ${message}.`, {
+              hint: 'Choose an address of this machine with --host, and a port that you may use with --port.',
+            }),
       )
     })
     http.listen(port, host, resolve)

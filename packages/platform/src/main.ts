@@ -12,7 +12,7 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { Tidebase } from '@tidebase/sdk'
-import { startServer, type TidebaseServer } from 'tidebase'
+import { type ServerOptions, startServer, type TidebaseServer } from 'tidebase'
 import { createApi } from './api.ts'
 import { startDataApi } from './data-api.ts'
 import { openDatabase } from './db.ts'
@@ -47,6 +47,9 @@ import { createStore } from './store.ts'
 import { hostPort, isLoopback, keep, npmRegistry, once } from './surroundings.ts'
 import { createUploads } from './uploads.ts'
 
+// For the command line: this file alone imports the Tidebase inside.
+export { logLevels, serverOptions, usageError, variables } from 'tidebase'
+
 export interface PlatformOptions {
   /** Folder of what the platform keeps on disk; ./.tidepool unless given. */
   dir?: string
@@ -78,17 +81,7 @@ export interface PlatformOptions {
   tidebaseUrl?: string
   tidebaseKey?: string
   /** Of the embedded Tidebase. */
-  tidebase?: {
-    port?: number
-    host?: string
-    dataDir?: string
-    apiKey?: string
-    leaseMs?: number
-    reconcileMs?: number
-    webhookSecret?: string
-    /** Whether runs, those of pods too, may name webhooks inside the network; not unless given. */
-    allowPrivateWebhooks?: boolean
-  }
+  tidebase?: Omit<ServerOptions, 'databaseUrl' | 'insecure' | 'log' | 'onFatal'>
   /** How long a worker of deployments that is gone keeps them, ms. */
   log?: Log
   onFatal?: (error: Error) => void
@@ -323,15 +316,13 @@ interface Embedded {
 async function startTidebase(options: PlatformOptions, log: Log): Promise<Embedded> {
   const { tidebase = {}, databaseUrl, tidebaseUrl } = options
   const server = await startServer({
+    ...tidebase,
     ...(databaseUrl && { databaseUrl }),
     dataDir: tidebase.dataDir ?? '.tidebase',
     port: tidebaseUrl ? 0 : (tidebase.port ?? 7373),
     host: tidebaseUrl ? '127.0.0.1' : tidebase.host,
-    apiKey: tidebase.apiKey,
-    webhookSecret: tidebase.webhookSecret,
+    // Those of pods too: inside the network there is more to protect than on somebody's laptop.
     allowPrivateWebhooks: tidebase.allowPrivateWebhooks ?? false,
-    leaseMs: tidebase.leaseMs,
-    reconcileMs: tidebase.reconcileMs,
     log,
     onFatal: options.onFatal,
   })

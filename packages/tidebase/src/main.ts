@@ -1,10 +1,12 @@
-// The command line, and the only reader of the environment.
+// The command line, the only reader of the environment (environment.ts). Exit codes: 0 done, 1 failed, 2 not understood.
 import { resolve } from 'node:path'
-import { Command, InvalidArgumentError, Option } from 'commander'
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import { pino } from 'pino'
 import packageJson from '../package.json' with { type: 'json' }
+import { usageError } from './command-line.ts'
 import { openDatabase } from './db.ts'
 import { EmbeddedError, startEmbedded } from './embedded.ts'
+import { logLevels, serverOptions, variables } from './environment.ts'
 import { ApiError, StartError } from './errors.ts'
 import { createKey, listKeys, revokeKey } from './keys.ts'
 import { migrate } from './migrate.ts'
@@ -19,7 +21,8 @@ export async function main(argv: string[]): Promise<void> {
   const program = new Command('tidebase')
     .description('Durable run server for AI agents, on your own Postgres.')
     .version(packageJson.version)
-    .showHelpAfterError('(tidebase --help shows the commands)')
+    .exitOverride()
+    .configureOutput({ writeErr: () => undefined })
   const data = new Option('--data <dir>', 'folder of the embedded database (default: ./.tidebase)')
   const json = new Option('--json', 'one JSON document on standard output')
 
@@ -128,7 +131,8 @@ export async function main(argv: string[]): Promise<void> {
   try {
     await program.parseAsync(argv, { from: 'user' })
   } catch (error) {
-    fail(error, argv.includes('--json'))
+    if (!(error instanceof CommanderError)) fail(error, argv.includes('--json'))
+    else if (error.exitCode !== 0) fail(usageError(error, argv, program), argv.includes('--json'))
   }
 }
 
@@ -139,7 +143,7 @@ interface Shared {
 
 async function start(options: Shared & { port?: number; host?: string; insecure?: boolean }): Promise<void> {
   const log = pino({
-    level: process.env.LOG_LEVEL ?? 'info',
+    level: variables(process.env).word('LOG_LEVEL', logLevels) ?? 'info',
     // Bearer keys and tokens never reach the log, whatever object carries them.
     redact: ['*.authorization', '*.token', '*.apiKey', '*.secret'],
   })
@@ -148,7 +152,7 @@ async function start(options: Shared & { port?: number; host?: string; insecure?
     log.fatal({ err: error }, 'the embedded Postgres does not stay up')
     process.exit(1)
   }
-  const server = await startServer({ ...environment(), ...given(options), log, onFatal })
+  const server = await startServer({ ...serverOptions(process.env), ...given(options), log, onFatal })
   let stopping = false
   const stop = (signal: string) => {
     if (stopping) return
@@ -188,47 +192,12 @@ function given(options: Shared & { port?: number; host?: string; insecure?: bool
   }
 }
 
-function environment(): ServerOptions {
-  const { env } = process
-  const text = (name: string) => env[name] || undefined
-  const number = (name: string, minimum: number) => {
-    const value = text(name)
-    if (value === undefined) return undefined
-    const parsed = Number(value)
-    if (!Number.isInteger(parsed) || parsed < minimum) {
-      throw new StartError('invalid_setting', `${name} must be a whole number from ${minimum}.`, `Correct ${name}.`)
-    }
-    return parsed
-  }
-  const allowPrivate = text('TIDEBASE_ALLOW_PRIVATE_WEBHOOKS')
-  const all: ServerOptions = {
-    databaseUrl: text('DATABASE_URL'),
-    port: number('PORT', 0),
-    host: text('HOST'),
-    apiKey: text('TIDEBASE_API_KEY'),
-    webhookSecret: text('TIDEBASE_WEBHOOK_SECRET'),
-    publicUrl: text('TIDEBASE_PUBLIC_URL'),
-    leaseMs: number('TIDEBASE_LEASE_MS', 100),
-    reconcileMs: number('TIDEBASE_RECONCILE_MS', 10),
-    retentionDays: number('TIDEBASE_RETENTION_DAYS', 0),
-    maxBody: number('TIDEBASE_MAX_BODY', 1_024),
-    reconciler: text('TIDEBASE_RECONCILER') !== '0',
-    autoMigrate: text('TIDEBASE_AUTO_MIGRATE') !== '0',
-    corsOrigins: (text('TIDEBASE_CORS_ORIGIN') ?? '')
-      .split(',')
-      .map((origin) => origin.trim())
-      .filter(Boolean),
-    allowPrivateWebhooks: allowPrivate === undefined ? undefined : allowPrivate === '1',
-  }
-  return all
-}
-
 /** Runs `work` on the database that `start` would use, starting the embedded one if need be. */
 async function withDatabase(
   dataDir: string | undefined,
   work: (db: ReturnType<typeof openDatabase>) => Promise<void>,
 ): Promise<void> {
-  const { databaseUrl } = environment()
+  const { databaseUrl } = serverOptions(process.env)
   const embedded = databaseUrl ? undefined : await startEmbedded({ dataDir: dataDir ?? '.tidebase' })
   const db = openDatabase(embedded ? embedded.connection : { connectionString: databaseUrl ?? '' }, { hot: 1, cold: 1 })
   try {
@@ -253,7 +222,7 @@ function fail(error: unknown, json: boolean): void {
   }
   if (json) process.stdout.write(`${JSON.stringify(body)}\n`)
   else process.stderr.write(`${body.error}\n${body.hint}\n`)
-  process.exitCode = 1
+  process.exitCode = known?.code === 'usage' ? 2 : 1
 }
 
 function wholeDays(text: string): number {

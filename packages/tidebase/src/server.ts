@@ -87,7 +87,7 @@ const bodyLimit = 4 * 1024 * 1024
 /**
  * Starts a server. What it opened is closed again when it cannot.
  *
- * @throws StartError `insecure_listen`, `migrations_pending`, `port_in_use`, `database_unavailable`
+ * @throws StartError `insecure_listen`, `migrations_pending`, `port_in_use`, `cannot_listen`, `database_unavailable`
  * @throws EmbeddedError when the embedded database cannot run
  */
 export async function startServer(options: ServerOptions = {}): Promise<TidebaseServer> {
@@ -222,15 +222,19 @@ function listen(http: Server, host: string, port: number): Promise<void> {
   http.requestTimeout = 60_000
   http.keepAliveTimeout = 65_000
   return new Promise((resolve, reject) => {
-    http.once('error', (error: NodeJS.ErrnoException) => {
+    http.once('error', ({ code, message }: NodeJS.ErrnoException) => {
       reject(
-        error.code === 'EADDRINUSE'
+        code === 'EADDRINUSE'
           ? new StartError(
               'port_in_use',
               `Port ${port} on ${host} is taken, perhaps by another Tidebase.`,
               'Stop the other program, or choose a port with --port N or PORT.',
             )
-          : error,
+          : new StartError(
+              'cannot_listen',
+              `Cannot listen on port ${port} of ${host}: ${message}.`,
+              'Choose an address of this machine with --host or HOST, and a port that you may use with --port or PORT.',
+            ),
       )
     })
     http.listen(port, host, () => resolve())

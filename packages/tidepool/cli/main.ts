@@ -88,8 +88,9 @@ export async function main(args: readonly string[]): Promise<void> {
   } catch (error) {
     if (error instanceof CommanderError) {
       if (error.exitCode === 0) return
-      const message = error.message.replace(/^error: /, '')
-      process.exitCode = printError(new TpError('usage', message, { next: ['tidepool --help'] }), json)
+      const [message = '', suggestion] = error.message.replace(/^error: /, '').split('\n')
+      const hint = suggestion?.replace(/[()]/g, '')
+      process.exitCode = printError(new TpError('usage', message, { hint, next: ['tidepool --help'] }), json)
     } else process.exitCode = printError(error, json)
   }
 }
