@@ -13,6 +13,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { Tidebase } from '@tidebase/sdk'
 import { type ServerOptions, startServer, type TidebaseServer } from 'tidebase'
+import { answerMalformed } from 'tidepool/kit'
 import { createApi } from './api.ts'
 import { startDataApi } from './data-api.ts'
 import { openDatabase } from './db.ts'
@@ -158,6 +159,7 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Runn
       requestTimeout: 0,
       maxHeaderSize: 32_768,
     })
+    answerMalformed(http)
     const early: (() => void)[] = []
     let ready = false
     await listen(http, host, port)

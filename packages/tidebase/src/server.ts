@@ -13,6 +13,7 @@ import { ApiError, StartError } from './errors.ts'
 import { EventFeed } from './feed.ts'
 import { type ApiKey, createKey } from './keys.ts'
 import { LiveEvents } from './live.ts'
+import { answerMalformed } from './malformed.ts'
 import { migrate, pendingMigrations } from './migrate.ts'
 import { startOutbox } from './outbox.ts'
 import { startReconciler } from './reconcile.ts'
@@ -111,6 +112,7 @@ export async function startServer(options: ServerOptions = {}): Promise<Tidebase
     await prepare(db, options.autoMigrate ?? true, log)
 
     const http = createServer()
+    answerMalformed(http)
     const silentSockets = watchSockets(http)
     let serve: (listener: RequestListener) => void = () => {}
     const ready = new Promise<RequestListener>((resolve) => {

@@ -133,6 +133,44 @@ test('a host name that is not this machine’s is refused, so that DNS rebinding
   expect(await raw('GET /runs HTTP/1.1\r\nHost: 127.0.0.1:1\r\nConnection: close\r\n\r\n')).toContain('200 OK')
 })
 
+test.each([
+  ['no HTTP', 'hello\r\n\r\n', 400, 'bad_request'],
+  ['a header without a name', 'GET /health HTTP/1.1\r\nhost: x\r\n: y\r\n\r\n', 400, 'bad_request'],
+  [
+    'two lengths',
+    'POST /runs/w HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}',
+    400,
+    'bad_request',
+  ],
+  [
+    'headers without end',
+    `GET /health HTTP/1.1\r\nhost: x\r\nx: ${'y'.repeat(20_000)}\r\n\r\n`,
+    431,
+    'headers_too_large',
+  ],
+])('%s is answered in the one shape of errors', async (_, text, status, code) => {
+  const [head = '', body = ''] = (await raw(text)).split('\r\n\r\n')
+  expect(head).toMatch(new RegExp(`^HTTP/1.1 ${status} .*content-type: application/json`, 's'))
+  expect(JSON.parse(body)).toEqual({ code, error: expect.any(String), hint: expect.any(String) })
+})
+
+test('garbage behind a request is refused at once, and never in the middle of an answer', async () => {
+  const get = (path: string) => `GET ${path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n`
+  expect(await raw(`${get('/health')}garbage\r\n\r\n`)).toMatch(/^HTTP\/1.1 400 .*"code":"bad_request"[^}]*}$/s)
+  const { hostname, port } = new URL(server.url)
+  const socket = connect(Number(port), hostname)
+  let reply = ''
+  socket.on('data', (chunk) => {
+    if (reply === '') socket.write('garbage\r\n\r\n')
+    reply += chunk
+  })
+  socket.on('error', () => {})
+  socket.write(get('/events'))
+  await once(socket, 'close')
+  expect(reply).toMatch(/^HTTP\/1.1 200 /)
+  expect(reply).not.toContain('bad_request')
+})
+
 test('half-sent requests and silent streams do not stop others', async () => {
   const { hostname, port } = new URL(server.url)
   const slow = Array.from({ length: 200 }, () => {

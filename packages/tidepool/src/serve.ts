@@ -20,6 +20,7 @@ import type { AddressInfo } from 'node:net'
 import { hasBody, readBody } from './body.ts'
 import { errorPage, findPlace } from './error-page.ts'
 import { codes, errorBody, messageOf, TpError } from './errors.ts'
+import { answerMalformed } from './malformed.ts'
 import type { Pod, Target } from './pod.ts'
 import { PodRequest } from './request.ts'
 import { type Answering, respond, sendPage, sendText } from './respond.ts'
@@ -270,14 +271,7 @@ export async function serve(pod: Pod, where: { port: number; host?: string } | {
     { keepAliveTimeout: 65_000, headersTimeout: 15_000, requestTimeout: 600_000 },
     dispatch,
   )
-  // Malformed HTTP: answered in the one shape before the connection is closed.
-  server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
-    if (error.code === 'ECONNRESET' || !socket.writable) return
-    const status = error.code === 'HPE_HEADER_OVERFLOW' ? '431 Request Header Fields Too Large' : '400 Bad Request'
-    const body = JSON.stringify(errorBody(new TpError('bad_request', 'This is not a valid HTTP request')))
-    const head = `HTTP/1.1 ${status}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n`
-    socket.end(head + body)
-  })
+  answerMalformed(server)
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
       const taken = error.code === 'EADDRINUSE'

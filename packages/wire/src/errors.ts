@@ -15,6 +15,21 @@ const define = <const T extends Record<string, ErrorMeaning>>(codes: T): { [K in
 
 /** All codes, by name. */
 export const errorCodes = define({
+  bad_request: {
+    status: 400,
+    meaning: 'This is not a valid HTTP request.',
+    hint: 'Use an HTTP client; a proxy in between may have damaged the request.',
+  },
+  request_timeout: {
+    status: 408,
+    meaning: 'The request did not come to its end in time.',
+    hint: 'Send the headers within 20 s and the body within 60 s, then repeat the call.',
+  },
+  headers_too_large: {
+    status: 431,
+    meaning: 'The headers of the request are too large.',
+    hint: 'Send less than 16 KB of headers; long texts belong into the body.',
+  },
   invalid_json: {
     status: 400,
     meaning: 'The body is not valid JSON.',

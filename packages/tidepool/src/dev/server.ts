@@ -17,6 +17,7 @@ import { createProxyServer } from 'httpxy'
 import { errorPage, findPlace, type Place, sourceAround } from '../error-page.ts'
 import { type ErrorBody, errorBody, TpError } from '../errors.ts'
 import { takeLock } from '../local/lock.ts'
+import { answerMalformed } from '../malformed.ts'
 import { buildError, createBuild } from './build.ts'
 import { type PodProcess, startPodProcess } from './pod-process.ts'
 import { devTidebase } from './tidebase.ts'
@@ -95,6 +96,7 @@ export async function startDevServer(options: DevOptions): Promise<DevServer> {
   const server = createServer((req, res) => {
     answer(req, res).catch(() => res.destroy())
   })
+  answerMalformed(server)
 
   async function settled(): Promise<void> {
     if (status.is !== 'starting') return
