@@ -3,7 +3,6 @@
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { build } from 'esbuild'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 
@@ -66,6 +65,8 @@ export async function buildIfStale(name) {
     ['src', 'cli'].map((folder) => join(root, 'packages', each, folder)),
   )
   if (built > Math.max(...sources.filter(existsSync).map(newest))) return
+  // Loaded when there is something to build: the command lines ask this at each start.
+  const { build } = await import('esbuild')
   const { outputFiles } = await build({
     absWorkingDir: dir,
     write: false,
