@@ -1,4 +1,4 @@
-import type { ReplyOf, Routes } from '@tidebase/wire'
+import { type ReplyOf, type Routes, routes } from '@tidebase/wire'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { startServer } from '../../../test/server.ts'
 import { openDatabase } from '../src/db.ts'
@@ -257,19 +257,21 @@ describe('parking', () => {
 
   test('a thousand parked runs hold no lease, and the reconciler reads none of them', async () => {
     const queue = 'many'
-    for (let n = 0; n < 1_000; n += 100) {
-      await Promise.all(
-        Array.from({ length: 100 }, () => server.ok('enqueue', { params: { queue }, body: { workflowName: 'w' } })),
-      )
+    const jobs = Array.from({ length: 500 }, () => ({ workflowName: 'w' }))
+    for (let n = 0; n < 2; n++) await server.ok('enqueueBatch', { params: { queue }, body: { jobs, brief: true } })
+    const together = async (calls: object[]) => {
+      const { answers } = await server.ok('batch', { body: { calls } })
+      expect(answers.filter(({ status }) => status !== 200)).toEqual([])
+      return answers
     }
     for (let n = 0; n < 10; n++) {
       const { runs } = await server.ok('claim', { body: { queues: [queue], limit: 100, leaseOwner: 'w1' } })
-      await Promise.all(
-        runs.map(async ({ id }) => {
-          const params = { runId: id }
-          await park(params, [(await timer(params, 't', 604_800_000)).wait.id])
-        }),
-      )
+      expect(runs).toHaveLength(100)
+      const of = (route: string, body: (n: number) => object) =>
+        together(runs.map(({ id }, n) => ({ route, params: { runId: id }, body: body(n) })))
+      const timers = await of('createTimer', () => ({ name: 't', delayMs: 604_800_000 }))
+      const waits = timers.map(({ body }) => routes.createTimer.reply.parse(body).wait.id)
+      await of('parkRun', (n) => ({ leaseOwner: 'w1', reason: 'asleep', waitingFor: [waits[n]] }))
     }
     await db.cold.query('analyze')
     const plans = await db.cold.query<{ 'QUERY PLAN': string }>(
