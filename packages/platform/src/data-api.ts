@@ -20,7 +20,7 @@ import { errorBody, PlatformError } from './errors.ts'
 import type { Mailer } from './mail.ts'
 import type { Master } from './master.ts'
 import type { PodFiles } from './pod-files.ts'
-import { checkSpace, type RawWrite, type ScanOptions, type Store } from './store.ts'
+import { checkSpace, type ScanOptions, type Store } from './store.ts'
 
 export interface DataApiParts {
   store: Store
@@ -62,12 +62,20 @@ interface Caller {
 type Call = (caller: Caller, body: Record<string, unknown>) => Promise<object>
 
 const text = (value: unknown) => (typeof value === 'string' ? value : undefined)
-const number = (value: unknown) => (typeof value === 'number' && Number.isFinite(value) ? value : undefined)
+/** How many to list. */
+const count = (value: unknown) =>
+  typeof value === 'number' && Number.isFinite(value) ? Math.min(Math.max(0, Math.trunc(value)), 1_000_000) : undefined
+/** The id of a write that may be repeated. Checked by itself: writes of one moment share a transaction. */
+const writeId = (value: unknown) => {
+  if (value === undefined || (typeof value === 'string' && /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(value)))
+    return value
+  throw new PlatformError('invalid', 'The id of a write must be a UUID.')
+}
 const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
 
 function scanOptions({ prefix, after, reverse, limit }: Record<string, unknown>): ScanOptions {
-  return { prefix: text(prefix), after: text(after), reverse: reverse === true, limit: number(limit) }
+  return { prefix: text(prefix), after: text(after), reverse: reverse === true, limit: count(limit) }
 }
 
 /** Records travel as text: `json` is put into the answer as it is stored. */
@@ -113,19 +121,19 @@ export async function startDataApi(path: string, parts: DataApiParts) {
     '/data/write': ({ pod, retry }, { id, ops }) => {
       if (!Array.isArray(ops) || ops.length > 10_000)
         throw new PlatformError('invalid', 'ops must be a list of at most 10,000')
-      return store.write(pod, ops as RawWrite[], text(id), retry)
+      return store.write(pod, ops, writeId(id), retry)
     },
     '/data/file': async ({ pod }, { name }) => ({ file: (await files.stat(pod, text(name) ?? '')) ?? null }),
     '/data/files': async ({ pod }, body) => ({ files: await files.list(pod, scanOptions(body)) }),
     '/data/mail': async ({ pod, retry }, { id, mail }) => {
       const { success, data } = MailShape.safeParse(mail)
       if (!success) throw new PlatformError('invalid', 'A mail is {to, subject, text, html?, attachments?}.')
-      return { mail: await mailer.send(pod, data, text(id), retry) }
+      return { mail: await mailer.send(pod, data, writeId(id), retry) }
     },
     '/data/mails': async ({ pod }, { id, limit, before }) =>
       id === undefined
         ? {
-            mails: (await mailer.list(pod, { limit: number(limit), before: text(before) })).map(
+            mails: (await mailer.list(pod, { limit: count(limit), before: text(before) })).map(
               ({ pod: _, ...mail }) => mail,
             ),
           }

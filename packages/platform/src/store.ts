@@ -76,19 +76,34 @@ export function checkSpace(space: unknown): Space {
   throw new PlatformError('invalid', `There is no kind of records "${String(space).slice(0, 40)}".`)
 }
 
+/** The longest that a record may last, ms: a hundred years. */
+const maxTtl = 100 * 365 * 86_400_000
+
 /** What a pod sent, as the runtime's tables take it. @throws PlatformError `invalid` */
-function parseOps(raw: readonly RawWrite[]): Write[] {
-  return raw.map((op) => {
+function parseOps(raw: readonly unknown[]): Write[] {
+  return raw.map((each) => {
+    const op: RawWrite = Object(each)
     checkSpace(op.space)
     const number = (value: unknown) => value === undefined || (typeof value === 'number' && Number.isFinite(value))
     const condition = op.if === undefined || op.if === 'absent' || op.if === 'present' || typeof op.if === 'number'
     const known = ['set', 'delete', 'increment', 'check'].includes(op.op)
-    if (!known || typeof op.key !== 'string' || !number(op.ttl) || !number(op.by) || !condition)
+    const lasting = op.ttl === undefined || (op.ttl >= 0 && op.ttl <= maxTtl)
+    if (!known || typeof op.key !== 'string' || !number(op.ttl) || !lasting || !number(op.by) || !condition)
       throw new PlatformError('invalid', 'A write must be {op, space, key, …}.')
-    // The checks above are all that the type says besides the value, which the runtime's types of records describe.
     const { json, ...rest } = op
-    return (op.op === 'set' ? { ...rest, value: JSON.parse(json ?? 'null') } : rest) as Write
+    // The checks above are all that the type says besides the value, which the runtime's types of records describe.
+    if (op.op === 'set') return { ...rest, value: parseValue(json) } as Write
+    return (op.op === 'increment' ? { ...rest, by: op.by ?? 1 } : rest) as Write
   })
+}
+
+function parseValue(json: unknown): unknown {
+  try {
+    if (typeof json === 'string') return JSON.parse(json)
+  } catch {
+    // As one that is missing.
+  }
+  throw new PlatformError('invalid', 'The value of a set must be JSON as text.')
 }
 
 /** Makes the store. */
@@ -204,7 +219,7 @@ export function createStore(db: Database) {
    * @param id of this write (a UUID), so that it may be repeated; `retry` says that it is a repetition
    * @throws TpError `quota_exceeded`, `not_a_number`, `bad_value`, `bad_key`; PlatformError `unavailable`, `invalid`
    */
-  function write(pod: string, raw: readonly RawWrite[], id?: string, retry = false): Promise<Outcome> {
+  async function write(pod: string, raw: readonly unknown[], id?: string, retry = false): Promise<Outcome> {
     const ops = parseOps(raw)
     return new Promise((resolve, reject) => {
       const waiting = queues.get(pod)

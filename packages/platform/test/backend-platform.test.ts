@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -66,6 +67,41 @@ async function makePod(): Promise<() => ReturnType<typeof openPlatformBackend>> 
 }
 
 backendConformance('platform', async () => ({ open: await makePod(), remove: async () => {} }))
+
+test('what no runtime sends is refused as such, and those who write at that moment write', async () => {
+  await makePod()
+  const socket = platformSocket({
+    socket: path,
+    token: master.podToken(`pod${String(pods).padStart(5, '0')}`, 'deploy00'),
+  })
+  onTestFinished(() => socket.close())
+  const op = { op: 'set', space: 'db', key: 'k', json: '1' }
+  const odd: [string, object][] = [
+    ...[null, 'x', { ...op, op: 'add' }, { ...op, key: 5 }, { ...op, space: '__proto__' }, { ...op, if: {} }].map(
+      write,
+    ),
+    ...['', 'x', '\0', null, 5, {}].map((json) => write({ ...op, json })),
+    ...[-1, 1e300, 'x', null].map((ttl) => write({ ...op, ttl })),
+    ...['x', 5, null, '1'.repeat(36)].map((id): [string, object] => ['/data/write', { id, ops: [op] }]),
+    ['/data/write', { ops: 'x' }],
+    ['/data/read', { reads: [['db', 5]] }],
+    ['/data/scan', { space: 'constructor' }],
+    ['/data/mail', { mail: { to: 'a@b.c' } }],
+  ]
+  let n = 0
+  for (const [call, body] of odd) {
+    const beside = { id: randomUUID(), ops: [{ ...op, key: `beside ${++n}` }] }
+    const [refused, written] = await Promise.allSettled([socket.call(call, body), socket.call('/data/write', beside)])
+    expect([body, refused]).toEqual([
+      body,
+      expect.objectContaining({ reason: expect.objectContaining({ code: 'invalid' }) }),
+    ])
+    expect(written).toMatchObject({ value: { ok: true } })
+  }
+  const { entries } = await socket.call<{ entries: object[] }>('/data/scan', { space: 'db', limit: 1e300 })
+  expect(entries).toHaveLength(odd.length)
+})
+const write = (each: unknown): [string, object] => ['/data/write', { ops: [each] }]
 
 test('replicas increment and update one record without losing any', async () => {
   const open = await makePod()

@@ -94,6 +94,16 @@ export function backendConformance(name: string, make: () => Promise<Storage>): 
       expect(await db.keys()).toEqual(['a'])
     })
 
+    test('a part of a millisecond is a time to live like any other', async () => {
+      const [first] = await Promise.all([
+        backend.write([{ op: 'set', space: 'db', key: 'short', value: 1, ttl: 5_000 * 1.1 * 0.9 + 0.5 }]),
+        put('beside', 2),
+      ])
+      expect(first).toMatchObject({ ok: true })
+      expect((await backend.read('db', 'short'))?.expiresIn).toBeLessThanOrEqual(4_951)
+      expect((await backend.read('db', 'beside'))?.value).toBe(2)
+    })
+
     test('a write is all or nothing over spaces', async () => {
       await put('x', 1)
       const outcome = await backend.write([

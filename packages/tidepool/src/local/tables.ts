@@ -83,6 +83,9 @@ export function createTables(now: () => number = Date.now, maxBytes = maxDbSize)
     return { json, version, expires }
   }
 
+  /** When what lasts for `ttl` ms ends: whole, as not every storage keeps parts of a millisecond. */
+  const expiry = (ttl: number | undefined) => (ttl ? now() + Math.ceil(ttl) : 0)
+
   function entry<S extends Space>(key: string, found: Row): Entry<S> {
     const value: Spaces[S] = JSON.parse(found.json)
     if (found.expires === 0) return { key, value, version: found.version }
@@ -140,7 +143,7 @@ export function createTables(now: () => number = Date.now, maxBytes = maxDbSize)
 
   function step(op: Write, found: Row | undefined): { after: Row | undefined; written: Written } {
     if (op.op === 'set') {
-      const after = row(text(op.value), op.ttl ? now() + op.ttl : 0)
+      const after = row(text(op.value), expiry(op.ttl))
       return { after, written: { version: after.version, ...(op.ttl && { expiresIn: op.ttl }) } }
     }
     if (op.op === 'delete') return { after: undefined, written: { version: 0, existed: found !== undefined } }
@@ -149,7 +152,7 @@ export function createTables(now: () => number = Date.now, maxBytes = maxDbSize)
     if (typeof current !== 'number') throw new TpError('not_a_number', `"${op.key}" holds a ${typeof current}`)
     const number = current + op.by
     if (!Number.isFinite(number)) throw new TpError('not_a_number', `"${op.key}" would leave the range of numbers`)
-    const after = row(String(number), found ? found.expires : op.ttl ? now() + op.ttl : 0)
+    const after = row(String(number), found ? found.expires : expiry(op.ttl))
     const expiresIn = after.expires ? { expiresIn: after.expires - now() } : {}
     return { after, written: { version: after.version, number, ...expiresIn } }
   }
