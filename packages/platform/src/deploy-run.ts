@@ -7,7 +7,7 @@
  * - Nothing changes for visitors before `switch`, which is one transaction. What the pod's author can mend (a build
  *   error, a throw at the start) ends the deployment as failed; what only the platform can mend is tried again.
  */
-import { RunCancelledError, type RunContext } from '@tidebase/sdk'
+import { RunCancelledError, type RunContext, TidebaseError } from '@tidebase/sdk'
 import type { DeploymentRow, StepName, StepState } from './deploys.ts'
 import { ask } from './drivers/inside.ts'
 import { errorBody, messageOf, PlatformError } from './errors.ts'
@@ -151,6 +151,9 @@ export async function runDeploy(platform: Platform, run: RunContext, input: { de
           if (isFinal(error)) {
             failure = error
             await note(name, { status: 'failed', endedAt: new Date().toISOString(), detail: { error: error.message } })
+          } else if (!signal.aborted) {
+            const detail = { error: 'The platform could not do this; it is tried again.' }
+            await note(name, { detail }).catch(() => undefined)
           }
           throw error
         }
@@ -200,16 +203,53 @@ export async function runDeploy(platform: Platform, run: RunContext, input: { de
       error instanceof RunCancelledError || (error instanceof PlatformError && error.code === 'cancelled')
     if (!isFinal(error) && !cancelled) throw error
     const body = cancelled ? null : errorBody(error).body
-    await db.query(
-      `update platform.deployments set status = $2, error = $3, ended_at = coalesce(ended_at, now())
-        where id = $1 and status in ('queued', 'running')`,
-      [id, cancelled ? 'cancelled' : 'failed', body && JSON.stringify(body)],
-    )
-    fleet.dismiss(id)
-    await replicas.stop(pod.id, id, 0)
-    progress.tell(id, pod.id)
+    await comeToNothing(platform, row, body)
     if (cancelled) throw error
     return { status: 'failed', error: body }
+  }
+}
+
+/** Ends a deployment that is not to be: as failed with an error, else as cancelled. */
+async function comeToNothing(
+  { db, fleet, replicas, progress }: Platform,
+  { id, pod }: Pick<DeploymentRow, 'id' | 'pod'>,
+  error: object | null,
+): Promise<void> {
+  await db.query(
+    `update platform.deployments set status = $2, error = $3, ended_at = coalesce(ended_at, now())
+      where id = $1 and status in ('queued', 'running')`,
+    [id, error ? 'failed' : 'cancelled', error && JSON.stringify(error)],
+  )
+  fleet.dismiss(id)
+  await replicas.stop(pod, id, 0)
+  progress.tell(id, pod)
+}
+
+/** Ends the deployments whose runs have used up their attempts, so that the next one of their pods may begin. */
+export async function endGivenUp(platform: Platform): Promise<void> {
+  const { db, tide, log } = platform
+  const rows = await db.query<DeploymentRow>(
+    "select * from platform.deployments where status = 'running' and created_at < now() - interval '1 minute'",
+  )
+  for (const row of rows) {
+    const run = await tide.runs.get(row.run, { include: ['run'] }).then(
+      (found) => found.run,
+      (error: unknown) => {
+        // It failed so long ago that it is deleted.
+        if (error instanceof TidebaseError && error.code === 'run_not_found') return undefined
+        throw error
+      },
+    )
+    if (run && run.status !== 'failed') continue
+    log.error({ run: row.run, err: run?.error }, `the deployment ${row.id} was given up`)
+    const given = new PlatformError(
+      'internal',
+      'The platform could not finish this deployment, however often it tried.',
+      {
+        hint: `Deploy again; if it stays, the operator finds the reason in the run ${row.run}.`,
+      },
+    )
+    await comeToNothing(platform, row, errorBody(given).body)
   }
 }
 

@@ -138,7 +138,8 @@ export function createDeploys(platform: Platform) {
       id: run,
       input: { deployment: id, pod },
       metadata: { pod, deployment: id },
-      maxAttempts: 20,
+      // Some 20 minutes, as the run server spaces them.
+      maxAttempts: 10,
     })
   }
 

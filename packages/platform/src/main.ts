@@ -17,7 +17,7 @@ import { answerMalformed } from 'tidepool/kit'
 import { createApi } from './api.ts'
 import { startDataApi } from './data-api.ts'
 import { openDatabase } from './db.ts'
-import { runDeploy } from './deploy-run.ts'
+import { endGivenUp, runDeploy } from './deploy-run.ts'
 import { createDeploys } from './deploys.ts'
 import { openProcessDriver } from './drivers/process.ts'
 import { createEgress } from './egress.ts'
@@ -274,6 +274,7 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Runn
     const background = every(log, [
       [settleMs, 'keeping pods running', () => fleet.settle()],
       [settleMs, 'enqueueing deployments', () => deploys.sweep()],
+      [settleMs, 'ending deployments', () => endGivenUp(platform)],
       [sweepMs, 'collecting bytes', createCollector(platform)],
       [
         sweepMs,

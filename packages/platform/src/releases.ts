@@ -116,15 +116,16 @@ export function createReleases({ dir, driver, storage, master, registry }: Relea
     release: string,
   ): Promise<{ manifest: Manifest; text: string; lock: string | undefined }> {
     const text = await readFile(join(release, 'package.json'), 'utf8').catch(() => '{}')
+    const wrong = (what: string) =>
+      new PlatformError('install_failed', `package.json ${what}`, { file: 'package.json', line: 1 })
     let manifest: Manifest
     try {
       manifest = JSON.parse(text)
     } catch (error) {
-      throw new PlatformError('install_failed', `package.json is not valid JSON: ${messageOf(error)}`, {
-        file: 'package.json',
-        line: 1,
-      })
+      throw wrong(`is not valid JSON: ${messageOf(error)}`)
     }
+    if (typeof manifest !== 'object' || manifest === null || Array.isArray(manifest))
+      throw wrong('is not a JSON object.')
     const lock = await readFile(join(release, 'package-lock.json'), 'utf8').catch(() => undefined)
     return { manifest, text, lock }
   }

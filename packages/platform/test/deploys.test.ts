@@ -3,7 +3,7 @@ import { cp, mkdir, mkdtemp, readdir, readFile, rm, utimes, writeFile } from 'no
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { createDatabase } from '../../../test/server.ts'
 import { createCollector } from '../src/pods.ts'
 import { type Agent, startTestPlatform, type TestPlatform } from './harness.ts'
@@ -259,6 +259,42 @@ test('bytes that nothing names any more are collected; what a rollback needs sta
   )
   expect((await platform.ended(ada, { id, deployment: deployment.id })).status).toBe('live')
   expect(await read('litter')).toBe('one')
+})
+
+test('one that the platform cannot do is told as tried again, ends when it is given up, and holds up no other', async () => {
+  const eve = await platform.agent()
+  const { db, releases } = platform.platform
+  const unpack = vi.spyOn(releases, 'unpack').mockRejectedValue(new Error('no space left on the device'))
+  onTestFinished(() => unpack.mockRestore())
+  const begun = await platform.begin(eve, 'stuck', main('one'))
+  const path = `/api/pods/${begun.id}/deployments/${begun.deployment}`
+  const seen = async () => (await eve.call('GET', path)).text
+  await expect.poll(seen).toContain('it is tried again')
+  expect(await seen()).not.toContain('no space left')
+  await db.query(
+    `update tidebase.runs set max_attempts = attempt + 1, run_at = now() where id = (
+      select substr(run, 5)::uuid from platform.deployments where id = $1)`,
+    [begun.deployment],
+  )
+  await db.query(`update tidebase.live_runs set run_at = now() where queue = 'deploys'`)
+  await db.query(`update platform.deployments set created_at = created_at - interval '1 hour' where id = $1`, [
+    begun.deployment,
+  ])
+  expect(await platform.ended(eve, begun)).toMatchObject({ status: 'failed', error: { code: 'internal' } })
+  unpack.mockRestore()
+  await platform.deploy(eve, 'stuck', main('two'))
+  expect(await read('stuck')).toBe('two')
+}, 60_000)
+
+test('a package.json that is no object is said with its place', { timeout: 60_000 }, async () => {
+  const eve = await platform.agent()
+  for (const [text, message] of [
+    ['null', 'package.json is not a JSON object'],
+    ['{', 'package.json is not valid JSON'],
+  ] as const)
+    await expect(platform.deploy(eve, 'manifest', { ...main('x'), 'package.json': text })).rejects.toThrow(
+      new RegExp(`"code":"install_failed".*"file":"package.json".*"error":"${message}`),
+    )
 })
 
 test('what a killed or failed work left half made goes, what is at work stays', { timeout: 60_000 }, async () => {
