@@ -74,12 +74,12 @@ export async function startPlatformProcess(
 /** A machine of an agent: its own configuration, and the command line on it. */
 export async function agentMachine(url: string) {
   const home = await mkdtemp(join(tmpdir(), 'tpe-'))
-  /** Runs `tidepool --json …`; rejects unless it ends with `expected`. */
+  /** Runs `tidepool --json …`, or as people do without `json`; rejects unless it ends with `expected`. */
   async function tp(
     args: string[],
-    { cwd = home, expected = 0 }: { cwd?: string; expected?: number } = {},
+    { cwd = home, expected = 0, json = true }: { cwd?: string; expected?: number; json?: boolean } = {},
   ): Promise<Said> {
-    const child = spawn(process.execPath, [cli, '--json', ...args], {
+    const child = spawn(process.execPath, [cli, ...(json ? ['--json'] : []), ...args], {
       cwd,
       env: { ...process.env, XDG_CONFIG_HOME: join(home, 'config'), TIDEPOOL_URL: url, NO_COLOR: '1' },
       stdio: ['ignore', 'pipe', 'pipe'],

@@ -18,7 +18,7 @@ export function failureOf(said: unknown, secrets: readonly string[]) {
       ...(typeof column === 'number' && { column }),
       ...(wrong.length > 0 && {
         issues: wrong.map((issue) => ({
-          path: (issue?.path ?? []).map(String),
+          path: Array.isArray(issue?.path) ? issue.path.map(String) : [],
           message: shown(String(issue?.message)),
         })),
       }),

@@ -21,7 +21,12 @@ const filesKept = 4
 const lineChars = 16_000
 /** What one process may print in a second, characters. */
 const perSecond = 256 * 1024
-const levels: Record<number, LogLine['level']> = { 30: 'info', 40: 'warn', 50: 'error', 60: 'error' }
+const levels = new Map<unknown, LogLine['level']>([
+  [30, 'info'],
+  [40, 'warn'],
+  [50, 'error'],
+  [60, 'error'],
+])
 
 /**
  * What the runtime puts before its own lines (RFC 7464): they may come while the program is in the middle of a line, and
@@ -116,8 +121,9 @@ export function createLogs(dir: string) {
       if (typeof msg === 'string')
         return {
           ...fields,
-          at: typeof time === 'number' ? time : at,
-          level: levels[level] ?? 'info',
+          // An app can print what looks like the runtime's: its time must be one that a page can show.
+          at: typeof time === 'number' && time > 0 && time <= at ? Math.trunc(time) : at,
+          level: levels.get(level) ?? 'info',
           replica,
           message: msg,
         }

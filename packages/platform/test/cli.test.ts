@@ -118,6 +118,39 @@ describe('the command line', { timeout: 60_000 }, () => {
     expect(code).toBe(0)
   })
 
+  test('logs show what an app prints, and nothing of it reaches further than its line', async () => {
+    const odd = [
+      '{"time":1e300,"level":50,"msg":"far away"}',
+      '{"time":-5,"level":"constructor","msg":"long ago"}',
+      '{"level":{},"msg":"no level","replica":"other","at":"x"}',
+      'null',
+      'a title \u001b]0;owned\u0007 a clear \u001b[2J a colour \u001b[31mred\u001b[0m',
+    ]
+    const dir = await app('loud', {
+      'main.ts': `import tp from 'tidepool'\nfor (const line of ${JSON.stringify(odd)}) console.log(line)\ntp.route('/', () => 'x')\n`,
+    })
+    const began = Date.now()
+    await machine.tp(['deploy'], { cwd: dir })
+    const { lines }: { lines: { at: number; level: string; replica: string; message: string }[] } = JSON.parse(
+      (await machine.tp(['logs'], { cwd: dir })).out,
+    )
+    const printed = lines.filter(({ replica }) => replica !== 'platform')
+    expect(printed.map(({ message }) => message).slice(0, 5)).toEqual([
+      'far away',
+      'long ago',
+      'no level',
+      ...odd.slice(3),
+    ])
+    for (const { at, level, replica } of printed) {
+      expect(at).toBeGreaterThan(began - 60_000)
+      expect(at).toBeLessThanOrEqual(Date.now())
+      expect(['info', 'warn', 'error']).toContain(level)
+      expect(replica).not.toBe('other')
+    }
+    const { out } = await machine.tp(['logs'], { cwd: dir, json: false })
+    expect(out).toContain('a title ]0;owned a clear [2J a colour \u001b[31mred\u001b[0m')
+  })
+
   test('what it is not told it asks nobody for, and says how to tell it', async () => {
     const empty = await mkdtemp(join(tmpdir(), 'tpx-'))
     onTestFinished(() => rm(empty, { recursive: true }))

@@ -86,13 +86,19 @@ export async function status(options: PodOptions, output: Output): Promise<void>
   )
 }
 
+/** Without what would move the cursor, set a title or clear the terminal: lines may quote what strangers have sent. */
+const harmless = (text: string) =>
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is taken out
+  text.replace(/\u001b(?!\[[\d;]*m)|[\u0000-\u0008\u000b-\u001a\u001c-\u001f\u007f-\u009f]/g, '')
+
 /** The pod's log. */
 export async function logs(options: PodOptions & { follow?: boolean; limit: string }, output: Output): Promise<void> {
   const { api, pod } = await chosen(options)
   const text = ({ at, level, replica, message, file, line, stack }: Line) => {
     const mark = level === 'error' ? pc.red('✖') : level === 'warn' ? pc.yellow('!') : pc.cyan('•')
     const place = typeof file === 'string' ? pc.cyan(` ${file}${line ? `:${line}` : ''}`) : ''
-    return `${pc.dim(`${new Date(at).toISOString()} ${replica}`)} ${mark} ${message}${place}${typeof stack === 'string' ? `\n${pc.dim(stack)}` : ''}`
+    const trace = typeof stack === 'string' ? `\n${pc.dim(stack)}` : ''
+    return harmless(`${pc.dim(`${new Date(at).toISOString()} ${replica}`)} ${mark} ${message}${place}${trace}`)
   }
   const path = `/api/pods/${pod}/logs?limit=${encodeURIComponent(options.limit)}`
   if (!options.follow) {
