@@ -263,7 +263,8 @@ export interface Chunks {
 function serverUrl(given: string): string {
   const url = URL.canParse(given) ? new URL(given) : undefined
   if (!url || !/^https?:$/.test(url.protocol))
-    throw new TidebaseError(`"${given}" is not the address of a server.`, {
+    // Not shown: there may be a password in it.
+    throw new TidebaseError('The given URL is not the address of a server.', {
       code: 'invalid_url',
       hint: 'Set TIDEBASE_URL to an http or https address, such as http://127.0.0.1:7373.',
     })
