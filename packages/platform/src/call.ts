@@ -13,9 +13,10 @@ import { findPod } from './pods.ts'
 function check(type: NonNullable<Endpoint['body']>, value: unknown): unknown {
   const { success, data, error } = type.safeParse(value)
   if (success) return data
-  const issues = error.issues.slice(0, 20).map(({ path, message }) => ({
-    path: path.map((each) => (typeof each === 'number' ? each : String(each))),
-    message,
+  const issues = error.issues.slice(0, 20).map((issue) => ({
+    path: issue.path.map((each) => (typeof each === 'number' ? each : String(each))),
+    // What is wrong with a key is said one level deeper.
+    message: (issue.code === 'invalid_key' && issue.issues[0]?.message) || issue.message,
   }))
   const first = issues[0]
   throw new PlatformError('invalid', `${first?.path.join('.') || 'The body'}: ${first?.message ?? 'is wrong'}.`, {

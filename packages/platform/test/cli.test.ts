@@ -171,6 +171,8 @@ describe('the command line', { timeout: 60_000 }, () => {
       expect(json.hint).toBeTruthy()
       expect(err).toBe('')
     }
+    const dashed = await machine.tp(['secrets', 'set', 'a-b=1', '--pod', 'tidy'], { expected: 1 })
+    expect(dashed.json).toMatchObject({ code: 'invalid', error: 'set.a-b: must be letters, digits and _.' })
     expect((await machine.tp(['whoami', '--url', 'http://127.0.0.1:9'], { expected: 1 })).json).toMatchObject({
       code: 'unauthorized',
       next: expect.arrayContaining([expect.stringContaining('register')]),

@@ -8,6 +8,7 @@ import { parseId } from './ids.ts'
 import { liveStatuses } from './live-runs.ts'
 import { retryRun } from './retry.ts'
 import { type Run, type RunRow, toRun } from './runs.ts'
+import { allEnded } from './settle.ts'
 
 type Filter = QueryOf<Routes['countRuns']>
 
@@ -153,7 +154,7 @@ async function change(
   }
   let done = 0
   // They leave together: one statement for up to 256 of them.
-  await Promise.all(
+  await allEnded(
     runs.map(async (id) => {
       try {
         await act(parseId('run', id) ?? '')
