@@ -45,18 +45,29 @@ export function createFleet(platform: () => Platform) {
     }
   }
 
+  /** Has as many processes of a pod's live deployment as it should. What fails is the pod's own: the others go on. */
+  async function keep(pod: PodRow, deployment: string): Promise<void> {
+    const { replicas, logs } = platform()
+    try {
+      replicas.ensure(await specOf(pod, deployment), pod.replicas)
+    } catch (error) {
+      const message = `The pod could not be started: ${messageOf(error)}`
+      logs.write(pod.id, { at: Date.now(), level: 'error', replica: 'platform', message })
+    }
+  }
+
   /** Starts the live deployment of a pod, laying its release out again if this machine lacks it. */
   async function start(pod: PodRow, deployment: string): Promise<void> {
-    const { db, releases, replicas, logs } = platform()
+    const { db, releases, logs } = platform()
     if (preparing.has(deployment)) return
     preparing.add(deployment)
     try {
       const [row] = await db.query<DeploymentRow>('select * from platform.deployments where id = $1', [deployment])
       if (!row) return
       await releases.prepare(pod.id, deployment, row.files)
-      replicas.ensure(await specOf(pod, deployment), pod.replicas)
+      await keep(pod, deployment)
     } catch (error) {
-      const message = `The pod could not be started: ${messageOf(error)}`
+      const message = `The pod could not be prepared: ${messageOf(error)}`
       logs.write(pod.id, { at: Date.now(), level: 'error', replica: 'platform', message })
     } finally {
       preparing.delete(deployment)
@@ -74,7 +85,7 @@ export function createFleet(platform: () => Platform) {
       candidates.delete(pod.deployment)
       const group = replicas.groups().find((each) => each.pod === pod.id && each.deployment === pod.deployment)
       if (group?.desired === pod.replicas) continue
-      if (group) replicas.ensure(await specOf(pod, pod.deployment), pod.replicas)
+      if (group) await keep(pod, pod.deployment)
       else void start(pod, pod.deployment)
     }
     if (!drain) return

@@ -276,18 +276,12 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Runn
       [settleMs, 'enqueueing deployments', () => deploys.sweep()],
       [settleMs, 'ending deployments', () => endGivenUp(platform)],
       [sweepMs, 'collecting bytes', createCollector(platform)],
-      [
-        sweepMs,
-        'tidying up',
-        async () => {
-          await store.sweep()
-          await sweepLimits(db)
-          await sweepSnapshots(db)
-          await sweepPods(platform)
-          await sweepSessions(db)
-          traffic.sweep()
-        },
-      ],
+      [sweepMs, 'sweeping records', () => store.sweep()],
+      [sweepMs, 'sweeping limits', () => sweepLimits(db)],
+      [sweepMs, 'sweeping snapshots', () => sweepSnapshots(db)],
+      [sweepMs, 'removing deleted pods', () => sweepPods(platform)],
+      [sweepMs, 'sweeping sessions', () => sweepSessions(db)],
+      [sweepMs, 'forgetting traffic', async () => traffic.sweep()],
     ])
     closers.push(background)
 

@@ -346,21 +346,26 @@ export const podEndpoints = {
   restorePod: restore,
 }
 
-/** Pods whose time is over: everything of them goes. */
-export async function sweepPods({ db, storage, logs, releases }: Platform): Promise<void> {
-  const rows = await db.query<{ id: string }>(
-    "select id from platform.pods where status = 'deleted' and deleted_at < now() - make_interval(days => $1) limit 20",
+/** Pods whose time is over: everything of them goes. One that cannot go yet holds up no other. */
+export async function sweepPods(platform: Platform): Promise<void> {
+  const rows = await platform.db.query<{ id: string }>(
+    `select id from platform.pods where status = 'deleted' and deleted_at < now() - make_interval(days => $1)
+      order by random() limit 20`,
     [restorableDays],
   )
-  for (const { id } of rows) {
-    await db.query('delete from platform.records where pod = $1', [id])
-    await db.query('delete from platform.files where pod = $1', [id])
-    await db.query('delete from platform.writes where pod = $1', [id])
-    await storage.deletePrefix(`pods/${id}/`)
-    await logs.remove(id)
-    await releases.keep(id, [])
-    await db.query('delete from platform.pods where id = $1', [id])
-  }
+  const failures: unknown[] = []
+  for (const { id } of rows) await purge(platform, id).catch((error: unknown) => failures.push(error))
+  if (failures.length > 0) throw failures[0]
+}
+
+async function purge({ db, storage, logs, releases }: Platform, id: string): Promise<void> {
+  await db.query('delete from platform.records where pod = $1', [id])
+  await db.query('delete from platform.files where pod = $1', [id])
+  await db.query('delete from platform.writes where pod = $1', [id])
+  await storage.deletePrefix(`pods/${id}/`)
+  await logs.remove(id)
+  await releases.keep(id, [])
+  await db.query('delete from platform.pods where id = $1', [id])
 }
 
 /** Makes `sweep`, which looks at one pod a call, in turn, and removes bytes that nothing of it names any more. */

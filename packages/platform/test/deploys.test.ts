@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { createDatabase } from '../../../test/server.ts'
-import { createCollector } from '../src/pods.ts'
+import { createCollector, sweepPods } from '../src/pods.ts'
 import { type Agent, startTestPlatform, type TestPlatform } from './harness.ts'
 
 let platform: TestPlatform
@@ -269,7 +269,7 @@ test('one that the platform cannot do is told as tried again, ends when it is gi
   const begun = await platform.begin(eve, 'stuck', main('one'))
   const path = `/api/pods/${begun.id}/deployments/${begun.deployment}`
   const seen = async () => (await eve.call('GET', path)).text
-  await expect.poll(seen).toContain('it is tried again')
+  await expect.poll(seen, { timeout: 30_000 }).toContain('it is tried again')
   expect(await seen()).not.toContain('no space left')
   await db.query(
     `update tidebase.runs set max_attempts = attempt + 1, run_at = now() where id = (
@@ -285,6 +285,36 @@ test('one that the platform cannot do is told as tried again, ends when it is gi
   await platform.deploy(eve, 'stuck', main('two'))
   expect(await read('stuck')).toBe('two')
 }, 60_000)
+
+test('a pod that cannot be kept or removed holds up no other', { timeout: 60_000 }, async () => {
+  const eve = await platform.agent()
+  const { db, storage } = platform.platform
+  const broken = await platform.deploy(eve, 'broken', main('broken'), { secrets: { set: { word: 'x' } } })
+  const sound = await platform.deploy(eve, 'sound', main('sound'))
+  // As with a master key that is another's.
+  await db.query("update platform.secrets set sealed = 'torn' where pod = $1", [broken.id])
+  expect((await eve.call('PATCH', `/api/pods/${broken.id}`, { replicas: 2 })).status).toBe(200)
+  expect((await eve.call('PATCH', `/api/pods/${sound.id}`, { replicas: 2 })).status).toBe(200)
+  const healthy = () => platform.platform.replicas.healthy(sound.id, sound.deployment).length
+  await expect.poll(healthy, { timeout: 30_000 }).toBe(2)
+  expect((await eve.call('GET', '/api/pods/broken/logs')).text).toContain('The pod could not be started')
+  expect(await read('broken')).toBe('broken')
+
+  for (const { id } of [broken, sound]) expect((await eve.call('DELETE', `/api/pods/${id}`)).status).toBe(200)
+  await db.query("update platform.pods set deleted_at = now() - interval '1 year' where id = any ($1)", [
+    [broken.id, sound.id],
+  ])
+  const { deletePrefix } = storage
+  const away = vi.spyOn(storage, 'deletePrefix').mockImplementation((prefix) => {
+    return prefix.includes(broken.id) ? Promise.reject(new Error('the storage is away')) : deletePrefix(prefix)
+  })
+  onTestFinished(() => away.mockRestore())
+  await expect(sweepPods(platform.platform)).rejects.toThrow('the storage is away')
+  const left = await db.query<{ id: string }>('select id from platform.pods where id = any ($1)', [
+    [broken.id, sound.id],
+  ])
+  expect(left.map(({ id }) => id)).toEqual([broken.id])
+})
 
 test('a package.json that is no object is said with its place', { timeout: 60_000 }, async () => {
   const eve = await platform.agent()
@@ -320,7 +350,7 @@ test('what a killed or failed work left half made goes, what is at work stays', 
   )
   const next = await platform.deploy(eve, 'halves', main('two'))
   const left = [`.${deployment}-atwork`, deployment, next.deployment].sort()
-  await expect.poll(async () => (await readdir(releases)).sort()).toEqual(left)
+  await expect.poll(async () => (await readdir(releases)).sort(), { timeout: 30_000 }).toEqual(left)
   await expect
     .poll(async () => (await readdir(modules)).filter((name) => name.startsWith('.')))
     .toEqual(['.install-atwork'])
