@@ -37,7 +37,7 @@ test.each<[keyof typeof bins, string[], exit: number, said: object]>([
   expect(answer).toEqual({ exit, said: { hint: expect.any(String), ...wanted } })
 })
 
-test('a variable that is wrong is named, and what it holds is not shown', async () => {
+test('a variable that is wrong is named, and what it holds is not shown', { timeout: 60_000 }, async () => {
   const wrong = {
     exit: 1,
     said: { code: 'invalid_setting', error: expect.stringMatching(/^TIDEBASE_LEASE_MS must be/) },

@@ -14,19 +14,22 @@ afterAll(async () => {
 })
 
 test('a run that the database will not let go holds up neither the others nor what the server does at times', async () => {
-  const begun = async () => {
-    const { run } = await server.ok('enqueue', { params: { queue: 'q' }, body: { workflowName: 'w' } })
-    await server.ok('claim', { body: { queues: ['q'], leaseOwner: 'w1' } })
-    return run.id
-  }
-  const kept = await begun()
+  // Whatever takes the lease from it changes its row.
   await db.cold.query(`create function keep() returns trigger language plpgsql as $$ begin
-    if old.id = '${kept.slice(4)}' then raise exception 'kept'; end if;
+    if old.workflow_name = 'kept' and old.status = 'running' then raise exception 'kept'; end if;
     return new;
   end $$`)
   await db.cold.query('create trigger keep before update on tidebase.runs for each row execute function keep()')
-  const other = await begun()
-  const old = await begun()
+  const claimed = async (workflowName: string) => {
+    const { run } = await server.ok('enqueue', { params: { queue: 'q' }, body: { workflowName } })
+    await server.ok('claim', { body: { queues: ['q'], leaseOwner: 'w1' } })
+    return run.id
+  }
+  const kept = await claimed('kept')
+  const other = await claimed('w')
+  const { run } = await server.ok('createRun', { params: { workflowName: 'w' }, body: {} })
+  const old = run.id
+  await server.ok('beginRun', { params: { runId: old }, headers: { 'x-tidebase-worker': 'w1' } })
   await server.ok('completeRun', { params: { runId: old }, body: { leaseOwner: 'w1' } })
   const statusOf = async (runId: string) => (await server.send('getRun', { params: { runId } })).body.run
   const soon = (check: () => Promise<void>) => vi.waitFor(check, { timeout: 10_000, interval: 50 })
