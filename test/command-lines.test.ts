@@ -55,7 +55,7 @@ test('a variable that is wrong is named, and what it holds is not shown', { time
 
 test.each([
   ['PORT', ['-1', '65536', '80.5', '0x50', 'http'], ['0', '65535', ' 80 ', '']],
-  ['DATABASE_URL', ['mysql://u:secret@h/d', 'secret', '/secret'], ['postgres://h/d', 'postgresql:///d?host=/run']],
+  ['DATABASE_URL', ['mysql://u:secret@h/d', 'secret'], ['postgres://h/d', 'postgresql:///d?host=/run', '/run/pg d']],
   ['TIDEBASE_PUBLIC_URL', ['example.com', 'ftp://example.com'], ['https://example.com/base']],
   ['TIDEBASE_LEASE_MS', ['99', '86400001', '1e3', '-5'], ['100', '86400000']],
   ['TIDEBASE_RECONCILE_MS', ['9', '3600001'], ['10', '3600000']],

@@ -16,7 +16,7 @@ import type { Database, Queryable } from './db.ts'
 import { messageOf, PlatformError } from './errors.ts'
 
 /** A write as it comes from a pod: of `set` the value's JSON. */
-export type RawWrite = {
+type RawWrite = {
   op: string
   space: string
   key: string

@@ -74,7 +74,10 @@ export function serverOptions(
       throw wrong('TIDEBASE_CORS_ORIGIN', 'origins such as https://app.example.com, comma-separated, or *')
     })
   return {
-    databaseUrl: address('DATABASE_URL', ['postgres:', 'postgresql:']),
+    // The path of a socket is one too.
+    databaseUrl: text('DATABASE_URL')?.startsWith('/')
+      ? text('DATABASE_URL')
+      : address('DATABASE_URL', ['postgres:', 'postgresql:', 'socket:']),
     port: whole(names.port, 0, 65_535),
     host: text(names.host),
     apiKey: text('TIDEBASE_API_KEY'),
