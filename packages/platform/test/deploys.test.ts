@@ -330,6 +330,11 @@ test('a package.json that is no object is said with its place', { timeout: 60_00
 test('what a killed or failed work left half made goes, what is at work stays', { timeout: 60_000 }, async () => {
   const eve = await platform.agent()
   const { id, deployment } = await platform.deploy(eve, 'halves', main('one'))
+  // Live is not the end: it tidies up afterwards.
+  const path = `/api/pods/${id}/deployments/${deployment}`
+  const over = async () =>
+    parse<{ deployment: { endedAt: string | null } }>((await eve.call('GET', path)).text).deployment.endedAt
+  await expect.poll(over, { timeout: 30_000 }).toBeTypeOf('string')
   const releases = join(platform.dir, 'releases', id)
   const modules = join(platform.dir, 'modules')
   const old = [join(releases, `.${deployment}-killed`), join(modules, '.install-killed')]
