@@ -120,9 +120,8 @@ function environment(flags: Flags): PlatformOptions {
   const { env } = process
   const { text, whole, flag, address, domain } = variables(env)
   const given = variables({ '--url': flags.url, '--domain': flags.domain })
-  const web = ['http:', 'https:']
   const tidebase = serverOptions(env, { port: 'TIDEBASE_PORT', host: 'TIDEBASE_HOST' })
-  const endpoint = address('S3_ENDPOINT', web)
+  const endpoint = address('S3_ENDPOINT')
   const need = (name: string) => {
     const value = text(name)
     if (!value)
@@ -136,7 +135,7 @@ function environment(flags: Flags): PlatformOptions {
     port: flags.port ?? whole('PORT', 0, 65_535),
     host: flags.host ?? text('HOST'),
     domain: given.domain('--domain') ?? domain('TIDEPOOL_DOMAIN'),
-    publicUrl: given.address('--url', web) ?? address('TIDEPOOL_PUBLIC_URL', web),
+    publicUrl: given.address('--url') ?? address('TIDEPOOL_PUBLIC_URL'),
     unsandboxed: flags.unsandboxed,
     trustProxy: flag('TIDEPOOL_TRUST_PROXY'),
     databaseUrl: tidebase.databaseUrl,
@@ -154,7 +153,7 @@ function environment(flags: Flags): PlatformOptions {
     masterKey: text('TIDEPOOL_MASTER_KEY'),
     operatorKey: text('TIDEPOOL_OPERATOR_KEY'),
     allowHosts: (text('TIDEPOOL_ALLOW_HOSTS') ?? '').split(',').filter(Boolean),
-    tidebaseUrl: address('TIDEBASE_URL', web),
+    tidebaseUrl: address('TIDEBASE_URL'),
     tidebaseKey: text('TIDEBASE_URL') && text('TIDEBASE_API_KEY'),
     tidebase: { ...tidebase, dataDir: text('TIDEBASE_DATA_DIR') },
   }

@@ -138,8 +138,7 @@ export function createDeploys(platform: Platform) {
       id: run,
       input: { deployment: id, pod },
       metadata: { pod, deployment: id },
-      // Some 20 minutes, as the run server spaces them.
-      maxAttempts: 10,
+      maxAttempts: 10, // Some 20 minutes, as the run server spaces them.
     })
   }
 

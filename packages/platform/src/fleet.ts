@@ -45,30 +45,29 @@ export function createFleet(platform: () => Platform) {
     }
   }
 
-  /** Has as many processes of a pod's live deployment as it should. What fails is the pod's own: the others go on. */
-  async function keep(pod: PodRow, deployment: string): Promise<void> {
-    const { replicas, logs } = platform()
-    try {
-      replicas.ensure(await specOf(pod, deployment), pod.replicas)
-    } catch (error) {
+  /** Starts processes of a pod. What fails is the pod's own and told in its log: the others go on. */
+  async function begin(pod: PodRow, work: () => Promise<void>): Promise<void> {
+    await work().catch((error: unknown) => {
       const message = `The pod could not be started: ${messageOf(error)}`
-      logs.write(pod.id, { at: Date.now(), level: 'error', replica: 'platform', message })
-    }
+      platform().logs.write(pod.id, { at: Date.now(), level: 'error', replica: 'platform', message })
+    })
+  }
+
+  /** Has as many processes of a pod's live deployment as it should. */
+  async function scale(pod: PodRow, deployment: string): Promise<void> {
+    platform().replicas.ensure(await specOf(pod, deployment), pod.replicas)
   }
 
   /** Starts the live deployment of a pod, laying its release out again if this machine lacks it. */
   async function start(pod: PodRow, deployment: string): Promise<void> {
-    const { db, releases, logs } = platform()
+    const { db, releases } = platform()
     if (preparing.has(deployment)) return
     preparing.add(deployment)
     try {
       const [row] = await db.query<DeploymentRow>('select * from platform.deployments where id = $1', [deployment])
       if (!row) return
       await releases.prepare(pod.id, deployment, row.files)
-      await keep(pod, deployment)
-    } catch (error) {
-      const message = `The pod could not be prepared: ${messageOf(error)}`
-      logs.write(pod.id, { at: Date.now(), level: 'error', replica: 'platform', message })
+      await scale(pod, deployment)
     } finally {
       preparing.delete(deployment)
     }
@@ -85,8 +84,9 @@ export function createFleet(platform: () => Platform) {
       candidates.delete(pod.deployment)
       const group = replicas.groups().find((each) => each.pod === pod.id && each.deployment === pod.deployment)
       if (group?.desired === pod.replicas) continue
-      if (group) await keep(pod, pod.deployment)
-      else void start(pod, pod.deployment)
+      const { deployment } = pod
+      if (group) await begin(pod, () => scale(pod, deployment))
+      else void begin(pod, () => start(pod, deployment))
     }
     if (!drain) return
     for (const { pod, deployment } of replicas.groups())

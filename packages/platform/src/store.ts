@@ -87,8 +87,8 @@ function parseOps(raw: readonly unknown[]): Write[] {
     const number = (value: unknown) => value === undefined || (typeof value === 'number' && Number.isFinite(value))
     const condition = op.if === undefined || op.if === 'absent' || op.if === 'present' || typeof op.if === 'number'
     const known = ['set', 'delete', 'increment', 'check'].includes(op.op)
-    const lasting = op.ttl === undefined || (op.ttl >= 0 && op.ttl <= maxTtl)
-    if (!known || typeof op.key !== 'string' || !number(op.ttl) || !lasting || !number(op.by) || !condition)
+    const lasting = op.ttl === undefined || (typeof op.ttl === 'number' && op.ttl >= 0 && op.ttl <= maxTtl)
+    if (!known || typeof op.key !== 'string' || !lasting || !number(op.by) || !condition)
       throw new PlatformError('invalid', 'A write must be {op, space, key, …}.')
     const { json, ...rest } = op
     // The checks above are all that the type says besides the value, which the runtime's types of records describe.

@@ -3,6 +3,8 @@
 import { StartError } from './errors.ts'
 import type { ServerOptions } from './server.ts'
 
+const web = ['http:', 'https:']
+
 /** Readers of variables. An empty one counts as unset; a wrong one is a StartError `invalid_setting` that names it. */
 export function variables(env: Readonly<Record<string, string | undefined>>) {
   const text = (name: string) => env[name]?.trim() || undefined
@@ -39,8 +41,8 @@ export function variables(env: Readonly<Record<string, string | undefined>>) {
       if (value === undefined || /^(?!-)[a-z0-9-]+(\.[a-z0-9-]+)*$/.test(value)) return value
       throw wrong(name, 'a domain such as apps.example.com')
     },
-    /** An address of one of some protocols. */
-    address(name: string, protocols: readonly string[]): string | undefined {
+    /** An address of one of some protocols, those of the web unless given. */
+    address(name: string, protocols: readonly string[] = web): string | undefined {
       const value = text(name)
       if (value === undefined || (URL.canParse(value) && protocols.includes(new URL(value).protocol))) return value
       throw wrong(name, `an address that begins with ${protocols.map((protocol) => `${protocol}//`).join(' or ')}`)
@@ -50,8 +52,6 @@ export function variables(env: Readonly<Record<string, string | undefined>>) {
 
 /** The levels that LOG_LEVEL may name. */
 export const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
-
-const web = ['http:', 'https:']
 
 /**
  * The options of a server that its variables say; docs/operations.md has their meaning.
@@ -82,7 +82,7 @@ export function serverOptions(
     host: text(names.host),
     apiKey: text('TIDEBASE_API_KEY'),
     webhookSecret: text('TIDEBASE_WEBHOOK_SECRET'),
-    publicUrl: address('TIDEBASE_PUBLIC_URL', web),
+    publicUrl: address('TIDEBASE_PUBLIC_URL'),
     leaseMs: whole('TIDEBASE_LEASE_MS', 100, 86_400_000),
     reconcileMs: whole('TIDEBASE_RECONCILE_MS', 10, 3_600_000),
     retentionDays: whole('TIDEBASE_RETENTION_DAYS', 0, 36_500),
